@@ -1,0 +1,95 @@
+//! MoQ over iroh.
+//!
+//! [`Moq`] owns every MoQ session of one iroh endpoint. Peers meet in a [`Scope`]: the endpoint's
+//! own ([`Moq::own`]) or a room's ([`Moq::open_scope`]), which a dialler names in the path of its
+//! SETUP and which nobody can enter without the room's key. A scope has one session for each peer
+//! however many callers dial, and one place where broadcasts are published for all of them.
+//!
+//! - [`Broadcast`], [`TrackWriter`], [`GroupWriter`]: what this endpoint says.
+//! - [`RemoteBroadcast`], [`TrackReader`], [`GroupReader`]: what a peer says, found by peer and
+//!   name, independent of which session carries it.
+//! - [`Session`]: the relation to one peer in one scope. It outlives the connections that carry
+//!   it: glare and reconnects exchange them underneath.
+//!
+//! How it hangs together: `sessions` decides (sans-IO) which connection survives and who waits for
+//! which dial; `actor` owns it and `handshake` has the task of each connection; `transport` lets
+//! moq-net drive an iroh connection; `scope` holds the routing tables; `broadcast` and `track` are
+//! the two ends of the data. No type of moq-net appears in the public interface.
+
+// A peer must not be able to make this crate panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
+mod actor;
+mod broadcast;
+mod error;
+mod handshake;
+mod incoming;
+mod moq;
+mod scope;
+mod session;
+mod sessions;
+mod stats;
+mod track;
+mod transport;
+#[cfg(test)]
+mod wire_tests;
+
+pub use self::{
+    broadcast::{Broadcast, GroupWriter, TrackConfig, TrackDemand, TrackWriter},
+    error::{Cause, Error, SessionError, SubscribeError},
+    incoming::{IncomingSession, IncomingSessions},
+    moq::{Accept, Config, Moq, MoqProtocolHandler},
+    scope::{Announce, Announced, Scope, SessionEvent, SessionEvents},
+    session::{PathKind, Session, SessionStats},
+    stats::Stats,
+    track::{Datagram, Frame, GroupReader, RemoteBroadcast, TrackOptions, TrackReader},
+};
+
+/// Every limit of this crate that callers or peers can meet.
+pub mod limits {
+    pub use crate::{
+        actor::{MAX_CONNECTIONS, MAX_HANDSHAKES, MAX_HANDSHAKES_OF_PEER},
+        broadcast::{MAX_DATAGRAM_BYTES, MAX_TRACKS},
+        handshake::{DECISION_TIMEOUT, DIAL_TIMEOUT, HANDSHAKE_TIMEOUT},
+        moq::MAX_SCOPES,
+        scope::{
+            MAX_ANNOUNCED, MAX_ANNOUNCED_HARD, MAX_NAME_BYTES, MAX_NAME_PARTS, MAX_PUBLISHED,
+            SESSION_EVENTS_CAP,
+        },
+    };
+}
+
+/// The protocols to register for a [`MoqProtocolHandler`] and to offer on a dial, newest first:
+/// TLS takes the first of the listener's list that the dialler offers too.
+pub const ALPNS: [&[u8]; 4] = [
+    b"moq-lite-06",
+    b"moq-lite-05",
+    b"moq-lite-04",
+    b"moq-lite-03",
+];
+
+/// Codes that a session is closed with. MoQ leaves those from 64 on to applications.
+pub mod close {
+    /// The work is done.
+    pub const NORMAL: u32 = 0;
+    /// The listener does not want this session.
+    pub const REJECTED: u32 = 1;
+    /// Both sides dialled at once; the other session stands.
+    pub const GLARE: u32 = 2;
+    /// The peer leaves the room or closes its endpoint.
+    pub const LEAVING: u32 = 64;
+    /// The room does not admit this peer any longer.
+    pub const KICKED: u32 = 65;
+    /// The listener has no scope of that path.
+    pub const UNKNOWN_SCOPE: u32 = 66;
+    /// The same peer dialled anew; the newer session stands.
+    pub const REPLACED: u32 = 67;
+}

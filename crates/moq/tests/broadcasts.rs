@@ -1,0 +1,551 @@
+//! What one publishes, the others read.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{HISTORY, Peer, bytes, frame, text, until, within};
+use iroh_rooms_moq::{
+    Announce, Broadcast, Error, PathKind, RemoteBroadcast, Scope, TrackConfig, TrackOptions,
+    TrackWriter, limits,
+};
+
+const KEY: [u8; 32] = [9; 32];
+
+struct Two {
+    a: Peer,
+    b: Peer,
+    ours: Scope,
+    theirs: Scope,
+}
+
+impl Two {
+    async fn new() -> Self {
+        let (a, b) = Peer::pair().await;
+        let (ours, theirs) = (
+            a.moq.open_scope(KEY).unwrap(),
+            b.moq.open_scope(KEY).unwrap(),
+        );
+        Self { a, b, ours, theirs }
+    }
+
+    async fn connect(&self) {
+        within("a session", self.ours.connect(self.b.addr()))
+            .await
+            .unwrap();
+    }
+
+    /// What `b` gets of `a`'s broadcast.
+    async fn subscribe(&self, name: &str) -> RemoteBroadcast {
+        within("the broadcast", self.theirs.subscribe(self.a.id(), name))
+            .await
+            .unwrap()
+    }
+}
+
+fn track(broadcast: &Broadcast, name: &str) -> TrackWriter {
+    let config = TrackConfig {
+        max_age: Duration::from_secs(300),
+        ..TrackConfig::default()
+    };
+    broadcast.track(name, config).unwrap()
+}
+
+#[tokio::test]
+async fn published_before_and_after_the_session() {
+    let two = Two::new().await;
+    let (before, after) = (Broadcast::new(), Broadcast::new());
+    two.ours.publish("before", &before).unwrap();
+    two.connect().await;
+    let mut announced = two.theirs.announced();
+    let first = within("before", announced.next()).await.unwrap();
+    let expected = Announce {
+        remote: two.a.id(),
+        name: "before".to_owned(),
+        active: true,
+    };
+    assert_eq!(first, expected);
+    two.ours.publish("after/deep", &after).unwrap();
+    assert_eq!(
+        within("after", announced.next()).await.unwrap().name,
+        "after/deep"
+    );
+    assert_eq!(two.ours.published_broadcasts(), ["after/deep", "before"]);
+    for (name, broadcast) in [("before", &before), ("after/deep", &after)] {
+        let mut writer = track(broadcast, "t");
+        let remote = two.subscribe(name).await;
+        let mut reader = within("track", remote.track("t", TrackOptions::default()))
+            .await
+            .unwrap();
+        writer.write(bytes(name), None).unwrap();
+        assert_eq!(text(&mut reader).await, name);
+    }
+}
+
+#[tokio::test]
+async fn a_late_joiner_reads_what_was_said() {
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    let mut chat = track(&broadcast, "chat");
+    two.ours.publish("room", &broadcast).unwrap();
+    for number in 0..50u64 {
+        let time = Some(Duration::from_millis(number));
+        assert_eq!(
+            chat.write(bytes(&number.to_string()), time).unwrap(),
+            number
+        );
+    }
+    two.connect().await;
+    let remote = two.subscribe("room").await;
+    let mut reader = within("chat", remote.track("chat", HISTORY)).await.unwrap();
+    for number in 0..50 {
+        let frame = frame(&mut reader).await.unwrap();
+        assert_eq!((frame.group, frame.index), (number, 0));
+        assert_eq!(frame.data, bytes(&number.to_string()));
+    }
+    chat.write(bytes("now"), Some(Duration::from_micros(100_001)))
+        .unwrap();
+    let last = frame(&mut reader).await.unwrap();
+    assert_eq!(last.timestamp, Duration::from_micros(100_001));
+
+    // One who only wants what is new starts at the newest.
+    let fresh = TrackOptions {
+        start: None,
+        ..HISTORY
+    };
+    let mut reader = within("chat", remote.track("chat", fresh)).await.unwrap();
+    assert_eq!(text(&mut reader).await, "now");
+    chat.write(bytes("next"), Some(Duration::from_millis(101)))
+        .unwrap();
+    assert_eq!(text(&mut reader).await, "next");
+
+    // And an old group can be fetched by number.
+    let mut group = within("an old group", reader.fetch(7)).await.unwrap();
+    assert_eq!(
+        within("it", group.next_frame())
+            .await
+            .unwrap()
+            .unwrap()
+            .data,
+        bytes("7")
+    );
+
+    chat.finish();
+    assert!(frame(&mut reader).await.is_none());
+}
+
+#[tokio::test]
+async fn groups_frames_and_timestamps_arrive_as_written() {
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    let mut video = track(&broadcast, "video");
+    two.ours.publish("camera", &broadcast).unwrap();
+    two.connect().await;
+    let remote = two.subscribe("camera").await;
+    let mut reader = within("video", remote.track("video", HISTORY))
+        .await
+        .unwrap();
+    // Larger than any window, so that writing is blocked by flow control in between.
+    let large = bytes(&"x".repeat(6 * 1024 * 1024));
+    for number in 0..3 {
+        let mut group = video.group().unwrap();
+        assert_eq!(group.sequence(), number);
+        for index in 0..4 {
+            let time = Duration::from_micros(number * 1000 + index);
+            let data = if index == 2 {
+                large.clone()
+            } else {
+                bytes(&index.to_string())
+            };
+            group.write(data, Some(time)).unwrap();
+        }
+        group.finish();
+    }
+    assert!(video.latest() == Some(2));
+    for number in 0..3 {
+        for index in 0..4 {
+            let frame = frame(&mut reader).await.unwrap();
+            assert_eq!((frame.group, frame.index), (number, index));
+            assert_eq!(
+                frame.timestamp,
+                Duration::from_micros(number * 1000 + index)
+            );
+            let size = if index == 2 { large.len() } else { 1 };
+            assert_eq!(frame.data.len(), size);
+        }
+    }
+    assert!(within("a reader", video.used()).await);
+    drop(reader);
+    within("no reader", video.unused()).await;
+    assert!(!video.is_used());
+}
+
+#[tokio::test]
+async fn republishing_survives_the_end_of_the_old() {
+    let two = Two::new().await;
+    let (old, new) = (Broadcast::new(), Broadcast::new());
+    let mut old_track = track(&old, "t");
+    two.ours.publish("camera", &old).unwrap();
+    two.connect().await;
+    let mut announced = two.theirs.announced();
+    assert!(
+        within("the old one", announced.next())
+            .await
+            .unwrap()
+            .active
+    );
+    let old_remote = two.subscribe("camera").await;
+    let mut old_reader = within("track", old_remote.track("t", HISTORY))
+        .await
+        .unwrap();
+    for number in 0..5 {
+        old_track
+            .write(bytes(&format!("old {number}")), None)
+            .unwrap();
+        assert_eq!(text(&mut old_reader).await, format!("old {number}"));
+    }
+
+    let mut new_track = track(&new, "t");
+    two.ours.publish("camera", &new).unwrap();
+    assert!(
+        !within("the old one's end", announced.next())
+            .await
+            .unwrap()
+            .active
+    );
+    assert!(
+        within("the new one", announced.next())
+            .await
+            .unwrap()
+            .active
+    );
+    within("the old one's end", old_remote.closed()).await;
+    let new_remote = two.subscribe("camera").await;
+    let mut reader = within("track", new_remote.track("t", HISTORY))
+        .await
+        .unwrap();
+    new_track.write(bytes("new"), None).unwrap();
+    assert_eq!(text(&mut reader).await, "new");
+
+    old_track.finish();
+    old.finish();
+    drop((old_track, old));
+    assert!(
+        within("the old reader", async { old_reader.next_frame().await })
+            .await
+            .unwrap()
+            .is_none()
+    );
+    new_track.write(bytes("still"), None).unwrap();
+    assert_eq!(text(&mut reader).await, "still");
+    assert!(!new_remote.is_closed());
+    assert_eq!(two.ours.published_broadcasts(), ["camera"]);
+    let more = tokio::time::timeout(Duration::from_millis(200), announced.next()).await;
+    assert!(more.is_err(), "{more:?}");
+}
+
+#[tokio::test]
+async fn unpublishing_ends_it_for_readers() {
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "t");
+    two.ours.publish("camera", &broadcast).unwrap();
+    two.connect().await;
+    let mut announced = two.theirs.announced();
+    assert!(within("it", announced.next()).await.unwrap().active);
+    let remote = two.subscribe("camera").await;
+    let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+    writer.write(bytes("one"), None).unwrap();
+    assert_eq!(text(&mut reader).await, "one");
+
+    let mut group = writer.group().unwrap();
+    group.write(bytes("half"), None).unwrap();
+    let mut half = within("a group", reader.next_group())
+        .await
+        .unwrap()
+        .unwrap();
+    let first = within("its frame", half.next_frame()).await.unwrap();
+    assert_eq!(first.unwrap().data, bytes("half"));
+
+    assert!(two.ours.unpublish("camera"));
+    assert!(!two.ours.unpublish("camera"));
+    assert!(
+        !within("the withdrawal", announced.next())
+            .await
+            .unwrap()
+            .active
+    );
+    within("its end", remote.closed()).await;
+    // The writer goes on, for other scopes perhaps, but nobody here waits for it for ever.
+    assert!(frame(&mut reader).await.is_none());
+    let error = within("the group's end", half.next_frame())
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "TRACK_CLOSED");
+    assert!(!broadcast.is_closed());
+
+    two.ours.publish("camera", &broadcast).unwrap();
+    assert!(within("it again", announced.next()).await.unwrap().active);
+    let remote = two.subscribe("camera").await;
+    let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+    assert_eq!(text(&mut reader).await, "one");
+    group.finish();
+    assert_eq!(text(&mut reader).await, "half");
+}
+
+#[tokio::test]
+async fn the_last_words_before_the_end_arrive() {
+    let two = Two::new().await;
+    two.connect().await;
+    for round in 0..3 {
+        let broadcast = Broadcast::new();
+        let mut writer = track(&broadcast, "t");
+        let name = format!("b{round}");
+        two.ours.publish(&name, &broadcast).unwrap();
+        let remote = two.subscribe(&name).await;
+        let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+        for number in 0..20 {
+            writer.write(bytes(&number.to_string()), None).unwrap();
+        }
+        broadcast.finish();
+        for number in 0..20 {
+            assert_eq!(text(&mut reader).await, number.to_string());
+        }
+        assert!(frame(&mut reader).await.is_none());
+        within("its end", remote.closed()).await;
+        until("it is not published any more", || {
+            two.ours.published_broadcasts().is_empty()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn errors_reach_the_reader_with_their_code() {
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "t");
+    two.ours.publish("camera", &broadcast).unwrap();
+    two.connect().await;
+    let remote = two.subscribe("camera").await;
+    let error = within("no such track", remote.track("nothing", HISTORY))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "NOT_ANNOUNCED");
+    let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+    writer.write(bytes("one"), None).unwrap();
+    assert_eq!(text(&mut reader).await, "one");
+    writer.abort(42);
+    let error = within("the end", reader.next_frame()).await.unwrap_err();
+    assert!(
+        matches!(error, Error::TrackClosed { code: 42, .. }),
+        "{error:?}"
+    );
+    assert_eq!(
+        writer.write(bytes("two"), None).unwrap_err().code(),
+        "CLOSED"
+    );
+    // The name is free again.
+    let mut writer = track(&broadcast, "t");
+    assert_eq!(
+        broadcast
+            .track("t", TrackConfig::default())
+            .unwrap_err()
+            .code(),
+        "INVALID_ARGUMENT"
+    );
+    writer.write(bytes("three"), None).unwrap();
+    broadcast.abort(7);
+    assert_eq!(
+        broadcast
+            .track("u", TrackConfig::default())
+            .unwrap_err()
+            .code(),
+        "CLOSED"
+    );
+    assert_eq!(
+        two.ours.publish("x", &broadcast).unwrap_err().code(),
+        "CLOSED"
+    );
+    let huge = bytes(&"x".repeat(33 * 1024 * 1024));
+    let other = Broadcast::new();
+    assert_eq!(
+        track(&other, "t").write(huge, None).unwrap_err().code(),
+        "TOO_LARGE"
+    );
+}
+
+#[tokio::test]
+async fn giving_up_a_read_loses_nothing() {
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "t");
+    two.ours.publish("camera", &broadcast).unwrap();
+    two.connect().await;
+    let remote = two.subscribe("camera").await;
+    let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+    let writing = tokio::spawn(async move {
+        for number in 0..300u32 {
+            writer.write(bytes(&number.to_string()), None).unwrap();
+            if number % 3 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let mut next = 0u64;
+    within("all", async {
+        while next < 300 {
+            // Given up after a time that is often too short.
+            let patience = Duration::from_micros(next % 7 * 150);
+            match tokio::time::timeout(patience, reader.next_frame()).await {
+                Ok(frame) => {
+                    assert_eq!(frame.unwrap().unwrap().data, bytes(&next.to_string()));
+                    next += 1;
+                }
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    writing.await.unwrap();
+}
+
+#[tokio::test]
+async fn datagrams_arrive() {
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "cursor");
+    two.ours.publish("room", &broadcast).unwrap();
+    two.connect().await;
+    let remote = two.subscribe("room").await;
+    let mut reader = within("cursor", remote.track("cursor", HISTORY))
+        .await
+        .unwrap();
+    let time = Duration::from_micros(12_345);
+    let got = within("a datagram", async {
+        loop {
+            writer.datagram(bytes("here"), Some(time)).unwrap();
+            let wait = Duration::from_millis(100);
+            if let Ok(datagram) = tokio::time::timeout(wait, reader.next_datagram()).await {
+                return datagram.unwrap().unwrap();
+            }
+        }
+    })
+    .await;
+    assert_eq!((got.data, got.timestamp), (bytes("here"), time));
+    let large = bytes(&"x".repeat(limits::MAX_DATAGRAM_BYTES + 1));
+    assert_eq!(
+        writer.datagram(large, None).unwrap_err().code(),
+        "TOO_LARGE"
+    );
+}
+
+#[tokio::test]
+async fn counters_are_real() {
+    let two = Two::new().await;
+    let session = within("a session", two.ours.connect(two.b.addr()))
+        .await
+        .unwrap();
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "t");
+    two.ours.publish("camera", &broadcast).unwrap();
+    let remote = two.subscribe("camera").await;
+    let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+    let before = session.stats();
+    for _ in 0..20 {
+        writer.write(bytes(&"x".repeat(10_000)), None).unwrap();
+        frame(&mut reader).await.unwrap();
+    }
+    let after = session.stats();
+    assert!(
+        after
+            .rtt
+            .is_some_and(|rtt| rtt > Duration::ZERO && rtt < Duration::from_secs(1))
+    );
+    assert!(
+        after.packets_received > before.packets_received,
+        "{after:?}"
+    );
+    assert!(after.bytes_sent >= before.bytes_sent + 200_000, "{after:?}");
+    assert_eq!(after.path, Some(PathKind::Direct));
+}
+
+#[tokio::test]
+async fn one_broadcast_in_two_scopes_and_for_many_peers() {
+    let publisher = Peer::new(1).await;
+    let rooms = [
+        publisher.moq.open_scope([1; 32]).unwrap(),
+        publisher.moq.open_scope([2; 32]).unwrap(),
+    ];
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "t");
+    for room in &rooms {
+        room.publish("camera", &broadcast).unwrap();
+    }
+    let mut readers = Vec::new();
+    for seed in 2..10u8 {
+        let peer = Peer::new(seed).await;
+        let room = peer.moq.open_scope([seed % 2 + 1; 32]).unwrap();
+        within("a session", room.connect(publisher.addr()))
+            .await
+            .unwrap();
+        let remote = within("camera", room.subscribe(publisher.id(), "camera"))
+            .await
+            .unwrap();
+        let reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+        readers.push((peer, room, reader));
+    }
+    for number in 0..10 {
+        writer.write(bytes(&number.to_string()), None).unwrap();
+        for (_, _, reader) in &mut readers {
+            assert_eq!(text(reader).await, number.to_string());
+        }
+    }
+    assert_eq!(publisher.moq.stats().sessions, 8);
+}
+
+#[tokio::test]
+async fn names_are_checked() {
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    let long = "x".repeat(limits::MAX_NAME_BYTES + 1);
+    let deep = ["x"; limits::MAX_NAME_PARTS + 1].join("/");
+    for name in [
+        "", "/", "a//b", "/a", "a/", "*", "a/**", ".hidden", "a/.b", &long, &deep,
+    ] {
+        assert_eq!(
+            two.ours.publish(name, &broadcast).unwrap_err().code(),
+            "INVALID_ARGUMENT",
+            "{name}"
+        );
+    }
+    two.ours.publish("größe/1 2", &broadcast).unwrap();
+    two.connect().await;
+    let mut announced = two.theirs.announced();
+    assert_eq!(
+        within("it", announced.next()).await.unwrap().name,
+        "größe/1 2"
+    );
+}
+
+#[tokio::test]
+async fn as_many_broadcasts_as_are_allowed() {
+    let two = Two::new().await;
+    two.connect().await;
+    let mut announced = two.theirs.announced();
+    let broadcast = Broadcast::new();
+    for number in 0..limits::MAX_PUBLISHED {
+        two.ours.publish(&format!("b{number}"), &broadcast).unwrap();
+    }
+    let error = two.ours.publish("one more", &broadcast).unwrap_err();
+    assert_eq!(error.code(), "INTERNAL");
+    for _ in 0..limits::MAX_PUBLISHED {
+        assert!(
+            within("an announcement", announced.next())
+                .await
+                .unwrap()
+                .active
+        );
+    }
+    assert_eq!(two.b.moq.stats().announcements_ignored, 0);
+}
