@@ -1,0 +1,83 @@
+//! What can go wrong, with the stable codes of the TypeScript API.
+
+use std::time::Duration;
+
+/// Errors of this crate. [`Error::code`] is stable, the message is for people.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The endpoint could not be created.
+    #[error("the endpoint could not start: {0}")]
+    Endpoint(String),
+    /// No relay answered in time.
+    #[error(
+        "no relay answered within {} s (tried {relays}): check the URL, that the relay runs, and that this network lets WebSockets through{reason}",
+        .waited.as_secs()
+    )]
+    RelayUnreachable {
+        /// The relays that were tried.
+        relays: String,
+        /// How long.
+        waited: Duration,
+        /// What the last attempt reported, with a leading separator, or empty.
+        reason: String,
+    },
+    /// The text is no ticket of a room.
+    #[error("not a room ticket: {0}")]
+    InvalidTicket(String),
+    /// An argument is outside its limits.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// Something is larger than its limit.
+    #[error("{what} has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// What was too large.
+        what: &'static str,
+        /// Its size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The room or the endpoint is closed.
+    #[error("the {0} is closed")]
+    Closed(&'static str),
+    /// From the MoQ layer.
+    #[error(transparent)]
+    Moq(#[from] iroh_rooms_moq::Error),
+    /// From the MoQ layer, subscribing.
+    #[error(transparent)]
+    Subscribe(#[from] iroh_rooms_moq::SubscribeError),
+    /// From the presence layer.
+    #[error("presence: {0}")]
+    Presence(String),
+}
+
+impl Error {
+    /// The stable code, SCREAMING_SNAKE, as in the TypeScript API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Endpoint(_) | Self::Presence(_) => "INTERNAL",
+            Self::RelayUnreachable { .. } => "RELAY_UNREACHABLE",
+            Self::InvalidTicket(_) => "INVALID_TICKET",
+            Self::InvalidArgument(_) => "INVALID_ARGUMENT",
+            Self::TooLarge { .. } => "TOO_LARGE",
+            Self::Closed(_) => "CLOSED",
+            Self::Moq(error) => error.code(),
+            Self::Subscribe(error) => error.code(),
+        }
+    }
+
+    /// The limit that was exceeded, for `TOO_LARGE`.
+    pub fn limit(&self) -> Option<usize> {
+        match self {
+            Self::TooLarge { limit, .. } => Some(*limit),
+            _ => None,
+        }
+    }
+}
+
+impl From<iroh_rooms_kv::Error> for Error {
+    fn from(error: iroh_rooms_kv::Error) -> Self {
+        Self::Presence(error.to_string())
+    }
+}

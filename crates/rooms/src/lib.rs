@@ -1,0 +1,50 @@
+//! Rooms over iroh: peers meet by a ticket, see each other come and go, chat, and read each
+//! other's broadcasts. No application server; browsers and native programs alike.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), iroh_rooms::Error> {
+//! use iroh_rooms::{Live, Room, RoomTicket};
+//!
+//! let live = Live::builder().spawn().await?;
+//! let mut room = Room::new(&live, RoomTicket::generate()).await?;
+//! println!("join with {}", room.ticket().await?);
+//! while let Some(event) = room.recv().await {
+//!     println!("{event:?}");
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! [`Live`] is one identity on the network; [`Room`] a room it is in; [`Event`] what happens
+//! there. What can be wrong without a network lives in `roster`, `presence`, `ticket` and
+//! `chat`; `room` is the actor around them.
+
+pub mod channel;
+pub mod chat;
+mod error;
+pub mod event;
+pub mod live;
+pub mod presence;
+pub mod room;
+mod roster;
+mod ticket;
+mod transport;
+
+pub use iroh_rooms_moq as moq;
+
+pub use self::{
+    chat::ChatPublisher,
+    error::Error,
+    event::{ChatMessage, Event, Peer},
+    live::{Live, Relays},
+    room::{Room, RoomEvents, RoomHandle},
+    ticket::RoomTicket,
+};
+
+/// Bytes as lower-case hex.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

@@ -1,0 +1,330 @@
+//! One identity on the network: endpoint, gossip, MoQ and the router that serves them.
+//!
+//! 1. [`Builder::spawn`] binds the endpoint, registers the protocols and waits for the relay.
+//! 2. Rooms are opened on it ([`crate::Room::open`]); each registers itself here.
+//! 3. [`Live::close`] leaves the rooms, ends the sessions and closes the endpoint, in this
+//!    order, so that peers hear a goodbye instead of waiting for a timeout.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayUrl, SecretKey, Watcher,
+    address_lookup::memory::MemoryLookup, protocol::Router,
+};
+use iroh_gossip::{
+    TopicId,
+    net::{GOSSIP_ALPN, Gossip},
+};
+use iroh_rooms_moq::{ALPNS, Accept, Config as MoqConfig, Moq};
+use n0_future::{StreamExt, task, time};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{Error, RoomHandle, event::Status, room::WeakRoom, transport};
+
+pub use crate::transport::Relays;
+
+/// How long `spawn` waits for a relay.
+pub const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Configures a [`Live`].
+#[derive(Debug)]
+pub struct Builder {
+    relays: Relays,
+    secret_key: Option<SecretKey>,
+    accept: Accept,
+}
+
+impl Builder {
+    /// Which relays to use. Default: [`Relays::N0`].
+    pub fn relays(mut self, relays: Relays) -> Self {
+        self.relays = relays;
+        self
+    }
+
+    /// The identity. Default: a fresh one.
+    pub fn secret_key(mut self, key: SecretKey) -> Self {
+        self.secret_key = Some(key);
+        self
+    }
+
+    /// Whether sessions from outside the rooms are accepted by hand. Default: all are.
+    pub fn accept(mut self, accept: Accept) -> Self {
+        self.accept = accept;
+        self
+    }
+
+    /// Starts it, and waits up to [`RELAY_TIMEOUT`] for a relay.
+    pub async fn spawn(self) -> Result<Live, Error> {
+        let lookup = MemoryLookup::new();
+        let secret_key = self
+            .secret_key
+            .unwrap_or_else(|| SecretKey::from_bytes(&rand::random()));
+        let endpoint = transport::endpoint(secret_key, &self.relays, lookup.clone())
+            .bind()
+            .await
+            .map_err(|error| Error::Endpoint(format!("{error:#}")))?;
+        let gossip = Gossip::builder().spawn(endpoint.clone());
+        let moq = Moq::with_config(
+            endpoint.clone(),
+            MoqConfig {
+                accept: self.accept,
+            },
+        );
+        let mut router = Router::builder(endpoint.clone());
+        for alpn in ALPNS {
+            router = router.accept(alpn, moq.protocol_handler());
+        }
+        let router = router.accept(GOSSIP_ALPN, gossip.clone()).spawn();
+        let (status, _) = watch::channel(match self.relays {
+            Relays::Disabled => Status::Connected,
+            _ => Status::Connecting,
+        });
+        let live = Live {
+            inner: Arc::new(Inner {
+                endpoint,
+                router,
+                gossip,
+                moq,
+                lookup,
+                status: status.clone(),
+                relays: self.relays,
+                rooms: Mutex::default(),
+            }),
+        };
+        if live.inner.relays != Relays::Disabled {
+            task::spawn(watch_relay(live.inner.endpoint.clone(), status));
+            if let Err(error) = live.wait_for_relay().await {
+                live.close().await;
+                return Err(error);
+            }
+        }
+        Ok(live)
+    }
+}
+
+/// One identity on the network. Cheap to clone; [`Live::close`] ends it for all clones.
+#[derive(Debug, Clone)]
+pub struct Live {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    router: Router,
+    gossip: Gossip,
+    moq: Moq,
+    lookup: MemoryLookup,
+    status: watch::Sender<Status>,
+    relays: Relays,
+    rooms: Mutex<HashMap<TopicId, WeakRoom>>,
+}
+
+/// What a [`Live`] counts.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Stats {
+    /// Open rooms.
+    pub rooms: usize,
+    /// MoQ sessions, all scopes together.
+    pub sessions: u64,
+    /// Sessions, announcements and frames refused since the start.
+    pub refused: u64,
+}
+
+impl Live {
+    /// Starts to configure one.
+    pub fn builder() -> Builder {
+        Builder {
+            relays: Relays::N0,
+            secret_key: None,
+            accept: Accept::All,
+        }
+    }
+
+    /// The identity.
+    pub fn endpoint_id(&self) -> EndpointId {
+        self.inner.endpoint.id()
+    }
+
+    /// The secret behind the identity.
+    pub fn secret_key(&self) -> &SecretKey {
+        self.inner.endpoint.secret_key()
+    }
+
+    /// Where this endpoint can be dialled.
+    pub fn addr(&self) -> EndpointAddr {
+        self.inner.endpoint.addr()
+    }
+
+    /// The relay through which this endpoint is reached.
+    pub fn relay_url(&self) -> Option<RelayUrl> {
+        self.addr().relay_urls().next().cloned()
+    }
+
+    /// How it is connected.
+    pub fn status(&self) -> Status {
+        *self.inner.status.borrow()
+    }
+
+    /// Follows the status; the current one counts as seen.
+    pub fn status_changes(&self) -> watch::Receiver<Status> {
+        self.inner.status.subscribe()
+    }
+
+    /// MoQ: the endpoint's own scope, sessions by hand.
+    pub fn moq(&self) -> &Moq {
+        &self.inner.moq
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        let moq = self.inner.moq.stats();
+        Stats {
+            rooms: self.rooms().len(),
+            sessions: moq.sessions,
+            refused: moq.refused,
+        }
+    }
+
+    /// Says goodbye in every room at once, as far as that goes without waiting. For a page that
+    /// is about to vanish.
+    pub fn leave_now(&self) {
+        for room in self.open_rooms() {
+            room.leave_now();
+        }
+    }
+
+    /// Looks at the network anew, and is back in every room that [`Live::leave_now`] said goodbye
+    /// to. For a page that was shown again, or a machine that woke up.
+    pub async fn resume(&self) {
+        for room in self.open_rooms() {
+            room.resume();
+        }
+        self.inner.endpoint.network_change().await;
+    }
+
+    /// Leaves the rooms, ends the sessions and closes the endpoint. Idempotent.
+    pub async fn close(&self) {
+        for room in self.open_rooms() {
+            room.leave().await;
+        }
+        self.inner.moq.shutdown().await;
+        // Fails only when a handler panicked; the endpoint closes all the same.
+        let _ = self.inner.router.shutdown().await;
+        self.inner.endpoint.close().await;
+        self.inner.status.send_replace(Status::Disconnected);
+    }
+
+    pub(crate) fn gossip(&self) -> &Gossip {
+        &self.inner.gossip
+    }
+
+    /// Remembers where a peer is reached, for gossip as well as for MoQ.
+    pub(crate) fn learn(&self, peer: EndpointId, relay: Option<RelayUrl>) {
+        let relay = relay.or_else(|| self.relay_url());
+        if let Some(relay) = relay.filter(|_| peer != self.endpoint_id()) {
+            self.inner
+                .lookup
+                .add_endpoint_info(EndpointAddr::new(peer).with_relay_url(relay));
+        }
+    }
+
+    pub(crate) fn forget(&self, peer: EndpointId) {
+        self.inner.lookup.remove_endpoint_info(peer);
+    }
+
+    /// Takes the place of a room, unless this endpoint is in it already.
+    pub(crate) fn register(&self, topic: TopicId, room: WeakRoom) -> Result<(), Error> {
+        let mut rooms = self.rooms();
+        rooms.retain(|_, room| room.upgrade().is_some());
+        if rooms.contains_key(&topic) {
+            return Err(Error::InvalidArgument(
+                "this Live is in that room already: use the Room it has, or another Live".into(),
+            ));
+        }
+        rooms.insert(topic, room);
+        Ok(())
+    }
+
+    pub(crate) fn unregister(&self, topic: &TopicId) {
+        self.rooms().remove(topic);
+    }
+
+    fn open_rooms(&self) -> Vec<RoomHandle> {
+        self.rooms()
+            .values()
+            .filter_map(WeakRoom::upgrade)
+            .collect()
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<TopicId, WeakRoom>> {
+        self.inner
+            .rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn wait_for_relay(&self) -> Result<(), Error> {
+        let mut status = self.inner.status.subscribe();
+        let connected = status.wait_for(|status| *status == Status::Connected);
+        if time::timeout(RELAY_TIMEOUT, connected).await.is_ok() {
+            return Ok(());
+        }
+        let relays = match &self.inner.relays {
+            Relays::Custom(urls) => urls
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+            _ => "the public relays".into(),
+        };
+        let reason = self
+            .inner
+            .endpoint
+            .home_relay_status()
+            .get()
+            .iter()
+            .find_map(|relay| {
+                relay
+                    .last_error()
+                    .map(|error| format!("; last error: {error:#}"))
+            })
+            .unwrap_or_default();
+        Err(Error::RelayUnreachable {
+            relays,
+            waited: RELAY_TIMEOUT,
+            reason,
+        })
+    }
+}
+
+/// Turns the relay's connection into the status, until the endpoint closes.
+async fn watch_relay(endpoint: Endpoint, status: watch::Sender<Status>) {
+    let mut relays = endpoint.home_relay_status().stream();
+    let closed = endpoint.closed();
+    let follow = async {
+        while let Some(relays) = relays.next().await {
+            let up = relays.iter().any(|relay| relay.is_connected());
+            status.send_if_modified(|status| {
+                let next = match (*status, up) {
+                    (_, true) => Status::Connected,
+                    (Status::Connected, false) => Status::Reconnecting,
+                    (other, false) => other,
+                };
+                std::mem::replace(status, next) != next
+            });
+        }
+    };
+    drop(endpoint);
+    tokio::select! {
+        () = follow => {}
+        _ = closed => {}
+    }
+}

@@ -1,0 +1,100 @@
+//! How endpoints are configured: the one place for what makes QUIC fit rooms.
+
+#[cfg(target_family = "wasm")]
+mod batching;
+
+use std::{sync::Arc, time::Duration};
+
+use iroh::{
+    Endpoint, RelayConfig, RelayMode, RelayUrl, SecretKey,
+    address_lookup::memory::MemoryLookup,
+    endpoint::{
+        AckFrequencyConfig, Builder, IdleTimeout, NetReportConfig, PortmapperConfig,
+        QuicTransportConfig, VarInt, presets,
+    },
+};
+
+/// Streams that a peer may have open towards us, of each kind.
+const MAX_STREAMS: u32 = 1024;
+/// Keep-alive of connections and paths: a dead peer is noticed by its silence.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// A connection survives this long without a packet, so that sessions outlive a relay's restart.
+const IDLE_TIMEOUT_MS: u32 = 30_000;
+/// Packets before the peer acknowledges. Each acknowledgement is one message on the relay's
+/// WebSocket, and messages are what a browser pays for.
+const ACK_AFTER_PACKETS: u32 = 100;
+
+/// Which relays an endpoint uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Relays {
+    /// The public relays and address lookup of number 0.
+    N0,
+    /// These relays, and no other service.
+    Custom(Vec<RelayUrl>),
+    /// None: only direct connections, by address. Not for browsers.
+    Disabled,
+}
+
+/// A builder for an endpoint of this library.
+pub(crate) fn endpoint(secret_key: SecretKey, relays: &Relays, lookup: MemoryLookup) -> Builder {
+    let builder = match relays {
+        Relays::N0 => Endpoint::builder(presets::N0),
+        Relays::Custom(urls) => private(Endpoint::builder(presets::Minimal))
+            .relay_mode(RelayMode::Custom(urls.iter().map(relay_config).collect())),
+        Relays::Disabled => {
+            private(Endpoint::builder(presets::Minimal)).relay_mode(RelayMode::Disabled)
+        }
+    };
+    #[cfg(target_family = "wasm")]
+    let builder = builder.add_custom_transport(Arc::new(batching::Batching));
+    builder
+        .secret_key(secret_key)
+        .crypto_provider(Arc::new(crypto_provider()))
+        .transport_config(transport_config())
+        .address_lookup(lookup)
+}
+
+/// A relay without TLS, one for development, has no QUIC address discovery either, and a probe
+/// for it would hold up the start by three seconds.
+fn relay_config(url: &RelayUrl) -> RelayConfig {
+    let mut config = RelayConfig::from(url.clone());
+    if url.scheme() != "https" {
+        config.quic = None;
+    }
+    config
+}
+
+/// Without the public services nothing else is asked either: no port mapping, no captive portal.
+/// The probe of the relay stays, it is how the home relay is found.
+fn private(builder: Builder) -> Builder {
+    let mut report = NetReportConfig::minimal();
+    report.https_probes = true;
+    builder
+        .portmapper_config(PortmapperConfig::Disabled)
+        .net_report_config(report)
+}
+
+/// Ring, with ChaCha20 first in WebAssembly: there is no AES instruction there, and AES in
+/// software halves the throughput.
+fn crypto_provider() -> rustls::crypto::CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    if cfg!(target_family = "wasm") {
+        provider.cipher_suites.sort_by_key(|suite| {
+            suite.suite() != rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+        });
+    }
+    provider
+}
+
+fn transport_config() -> QuicTransportConfig {
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER_PACKETS));
+    QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
+        .keep_alive_interval(KEEP_ALIVE)
+        .default_path_keep_alive_interval(KEEP_ALIVE)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .ack_frequency_config(Some(acks))
+        .build()
+}
