@@ -1,0 +1,262 @@
+//! One `Live`.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use iroh::{EndpointAddr, SecretKey};
+use iroh_rooms::{Live, Relays, moq, room};
+use n0_future::{task, time};
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+
+use crate::{
+    error::{Failure, object},
+    room::Room,
+    scope::Scope,
+    stream::{Item, Stream},
+    types::to_js,
+};
+
+/// Incoming sessions that may wait for a decision; a further one is rejected.
+const MAX_PENDING: usize = 256;
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RelayOption {
+    Named(String),
+    Urls(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CoreOptions {
+    relays: RelayOption,
+    secret_key: Option<Vec<u8>>,
+    moq_accept: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RoomOptions {
+    display_name: Option<String>,
+    presence: Option<String>,
+    auto_subscribe: bool,
+}
+
+/// An endpoint's address towards JavaScript.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Addr {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay_url: Option<String>,
+}
+
+impl TryFrom<Addr> for EndpointAddr {
+    type Error = Failure;
+
+    fn try_from(addr: Addr) -> Result<Self, Failure> {
+        let id = crate::endpoint_id(&addr.id)?;
+        match addr.relay_url {
+            None => Ok(id.into()),
+            Some(url) => Ok(EndpointAddr::new(id).with_relay_url(relay_url(&url)?)),
+        }
+    }
+}
+
+fn relay_url(url: &str) -> Result<iroh::RelayUrl, Failure> {
+    url.parse()
+        .map_err(|_| Failure::argument(format!("{url:?} is not a relay URL")))
+}
+
+/// One identity on the network.
+#[wasm_bindgen]
+pub struct Core {
+    live: Live,
+    pending: Rc<RefCell<BTreeMap<u32, moq::IncomingSession>>>,
+    next_pending: Rc<Cell<u32>>,
+}
+
+#[wasm_bindgen]
+impl Core {
+    /// Starts it and waits for the relay.
+    pub async fn spawn(
+        #[wasm_bindgen(unchecked_param_type = "CoreOptions")] options: JsValue,
+    ) -> Result<Core, JsValue> {
+        let options: CoreOptions =
+            serde_wasm_bindgen::from_value(options).map_err(Failure::from)?;
+        let relays = match options.relays {
+            RelayOption::Named(name) if name == "n0" => Relays::N0,
+            RelayOption::Named(name) => Relays::Custom(vec![relay_url(&name)?]),
+            RelayOption::Urls(urls) if urls.is_empty() => {
+                return Err(Failure::argument("relays: name at least one").into());
+            }
+            RelayOption::Urls(urls) => {
+                let urls: Result<_, _> = urls.iter().map(|url| relay_url(url)).collect();
+                Relays::Custom(urls?)
+            }
+        };
+        let accept = match options.moq_accept.as_str() {
+            "manual" => moq::Accept::Manual,
+            _ => moq::Accept::All,
+        };
+        let mut builder = Live::builder().relays(relays).accept(accept);
+        if let Some(key) = options.secret_key {
+            let key: [u8; 32] = key
+                .try_into()
+                .map_err(|_| Failure::argument("identity: a secret key has 32 bytes"))?;
+            builder = builder.secret_key(SecretKey::from_bytes(&key));
+        }
+        let live = builder.spawn().await.map_err(Failure::from)?;
+        Ok(Self {
+            live,
+            pending: Rc::default(),
+            next_pending: Rc::default(),
+        })
+    }
+
+    /// The identity, as hex.
+    #[wasm_bindgen(js_name = endpointId)]
+    pub fn endpoint_id(&self) -> String {
+        self.live.endpoint_id().to_string()
+    }
+
+    /// The secret behind the identity.
+    #[wasm_bindgen(js_name = secretKey)]
+    pub fn secret_key(&self) -> Vec<u8> {
+        self.live.secret_key().to_bytes().to_vec()
+    }
+
+    /// Where this endpoint is dialled.
+    #[wasm_bindgen(unchecked_return_type = "EndpointAddr")]
+    pub fn addr(&self) -> Result<JsValue, JsValue> {
+        let relay_url = self.live.relay_url().map(|url| url.to_string());
+        Ok(to_js(&Addr {
+            id: self.endpoint_id(),
+            relay_url,
+        })?)
+    }
+
+    /// How it is connected.
+    #[wasm_bindgen(unchecked_return_type = "Status")]
+    pub fn status(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.live.status())?)
+    }
+
+    /// `{ status }` on every change.
+    #[wasm_bindgen(js_name = statusChanges)]
+    pub fn status_changes(&self) -> Stream {
+        Stream::unfold(self.live.status_changes(), |mut changes| async {
+            changes.changed().await.ok()?;
+            let status = *changes.borrow_and_update();
+            let item =
+                to_js(&status).map(|status| Item::small(object(&[("status", status)]).into()));
+            Some((item, changes))
+        })
+    }
+
+    /// Counters.
+    #[wasm_bindgen(unchecked_return_type = "LiveStats")]
+    pub async fn stats(&self) -> Result<JsValue, JsValue> {
+        Ok(to_js(&self.live.stats())?)
+    }
+
+    /// The endpoint's own MoQ scope.
+    pub fn scope(&self) -> Scope {
+        Scope::new(self.live.moq().own().clone())
+    }
+
+    /// `{ pending, remoteId }` for each session that others open in the endpoint's own scope.
+    #[wasm_bindgen(js_name = incomingSessions)]
+    pub fn incoming_sessions(&self) -> Stream {
+        let (pending, next) = (self.pending.clone(), self.next_pending.clone());
+        Stream::unfold(self.live.moq().incoming_sessions(), move |mut sessions| {
+            let (pending, next) = (pending.clone(), next.clone());
+            async move {
+                let incoming = sessions.next().await?;
+                let remote = incoming.remote_id().to_string();
+                let number = next.get();
+                next.set(number.wrapping_add(1));
+                let mut pending = pending.borrow_mut();
+                if pending.len() >= MAX_PENDING {
+                    // The oldest has waited longest, and is dropped: that rejects it.
+                    pending.pop_first();
+                }
+                pending.insert(number, incoming);
+                drop(pending);
+                let item = object(&[("pending", number.into()), ("remoteId", remote.into())]);
+                Some((Ok(Item::small(item.into())), sessions))
+            }
+        })
+    }
+
+    /// Accepts or rejects an incoming session; `false` when it is gone.
+    #[wasm_bindgen(js_name = decideIncoming)]
+    pub async fn decide_incoming(&self, pending: u32, accept: bool) -> bool {
+        let incoming = self.pending.borrow_mut().remove(&pending);
+        match incoming {
+            Some(incoming) if accept => incoming.accept().await.is_ok(),
+            Some(incoming) => {
+                incoming.reject();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Enters the room of a ticket.
+    #[wasm_bindgen(js_name = openRoom)]
+    pub async fn open_room(
+        &self,
+        ticket: &str,
+        #[wasm_bindgen(unchecked_param_type = "RoomOptions")] options: JsValue,
+    ) -> Result<Room, JsValue> {
+        let live = self.live.clone();
+        let ticket = ticket.parse().map_err(Failure::from)?;
+        let options: RoomOptions =
+            serde_wasm_bindgen::from_value(options).map_err(Failure::from)?;
+        let presence = options
+            .presence
+            .as_deref()
+            .map(crate::room::parse_presence)
+            .transpose()?;
+        let options = room::Options {
+            display_name: options.display_name,
+            presence,
+            auto_subscribe: options.auto_subscribe,
+        };
+        let room = iroh_rooms::Room::open(&live, ticket, options)
+            .await
+            .map_err(Failure::from)?;
+        Ok(Room::new(room.split().1))
+    }
+
+    /// What the page or the machine does: `visible`, `hidden`, `frozen`, `resumed`.
+    pub fn visibility(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "'visible' | 'hidden' | 'frozen' | 'resumed'")] state: &str,
+    ) {
+        if state == "resumed" {
+            let live = self.live.clone();
+            task::spawn(async move { live.resume().await });
+        }
+    }
+
+    /// Says goodbye in all rooms without waiting: the page vanishes.
+    #[wasm_bindgen(js_name = leaveNow)]
+    pub fn leave_now(&self) {
+        self.live.leave_now();
+    }
+
+    /// Leaves the rooms and closes the endpoint, within the time given.
+    pub async fn shutdown(&self, grace_ms: f64) {
+        let live = self.live.clone();
+        // What is not done by then ends with the Worker.
+        let grace = crate::broadcast::millis(grace_ms).max(Duration::from_millis(1));
+        let _ = time::timeout(grace, live.close()).await;
+    }
+}

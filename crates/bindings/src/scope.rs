@@ -1,0 +1,233 @@
+//! A MoQ scope: sessions and broadcasts by peer and name, so that JavaScript holds no handles of
+//! remote things.
+
+use iroh::EndpointAddr;
+use iroh_rooms::moq;
+use js_sys::Uint8Array;
+use serde::Deserialize;
+use wasm_bindgen::prelude::*;
+
+use crate::{
+    broadcast::{Broadcast, millis},
+    core::Addr,
+    endpoint_id,
+    error::{Failure, object},
+    stream::{Item, Stream},
+};
+
+/// Bytes that a frame counts beyond its payload.
+const FRAME_OVERHEAD: usize = 64;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReadOptions {
+    priority: u8,
+    max_age_ms: f64,
+    start: Option<f64>,
+    ordered: bool,
+}
+
+/// A MoQ scope.
+#[wasm_bindgen]
+pub struct Scope {
+    inner: moq::Scope,
+}
+
+impl Scope {
+    pub(crate) fn new(inner: moq::Scope) -> Self {
+        Self { inner }
+    }
+
+    fn session(&self, remote: &str) -> Result<Option<moq::Session>, Failure> {
+        Ok(self.inner.session(endpoint_id(remote)?))
+    }
+}
+
+#[wasm_bindgen]
+impl Scope {
+    /// Publishes a broadcast to all sessions of the scope.
+    pub fn publish(&self, name: &str, broadcast: &Broadcast) -> Result<(), JsValue> {
+        Ok(self
+            .inner
+            .publish(name, &broadcast.inner)
+            .map_err(Failure::from)?)
+    }
+
+    /// Withdraws it; `false` when there is none of that name.
+    pub fn unpublish(&self, name: &str) -> bool {
+        self.inner.unpublish(name)
+    }
+
+    /// The names of what is published.
+    #[wasm_bindgen(js_name = publishedBroadcasts)]
+    pub fn published_broadcasts(&self) -> Vec<String> {
+        self.inner.published_broadcasts()
+    }
+
+    /// Opens the session with a peer, or finds the one that stands.
+    pub async fn connect(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "EndpointAddr")] addr: JsValue,
+    ) -> Result<(), JsValue> {
+        let scope = self.inner.clone();
+        let addr: Addr = serde_wasm_bindgen::from_value(addr).map_err(Failure::from)?;
+        let addr = EndpointAddr::try_from(addr)?;
+        scope.connect(addr).await.map_err(Failure::from)?;
+        Ok(())
+    }
+
+    /// The session with a peer, if one stands.
+    #[wasm_bindgen(js_name = sessionInfo, unchecked_return_type = "SessionInfo | undefined")]
+    pub fn session_info(&self, remote: &str) -> Result<JsValue, JsValue> {
+        let Some(session) = self.session(remote)? else {
+            return Ok(JsValue::UNDEFINED);
+        };
+        let fields = [
+            ("remoteId", remote.into()),
+            ("version", session.version().into()),
+        ];
+        Ok(object(&fields).into())
+    }
+
+    /// The counters of the session with a peer, if one stands.
+    #[wasm_bindgen(js_name = sessionStats, unchecked_return_type = "SessionStats | undefined")]
+    pub fn session_stats(&self, remote: &str) -> Result<JsValue, JsValue> {
+        let Some(session) = self.session(remote)? else {
+            return Ok(JsValue::UNDEFINED);
+        };
+        let stats = session.stats();
+        // Counters stay below 2^53 for as long as anyone watches them.
+        let fields = [
+            (
+                "rttMs",
+                stats.rtt.map_or(JsValue::UNDEFINED, |rtt| {
+                    (rtt.as_secs_f64() * 1000.0).into()
+                }),
+            ),
+            ("bytesSent", (stats.bytes_sent as f64).into()),
+            ("bytesReceived", (stats.bytes_received as f64).into()),
+            ("bytesLost", (stats.bytes_lost as f64).into()),
+            ("packetsReceived", (stats.packets_received as f64).into()),
+            (
+                "path",
+                stats
+                    .path
+                    .map_or(JsValue::UNDEFINED, |path| path.as_str().into()),
+            ),
+        ];
+        Ok(object(&fields).into())
+    }
+
+    /// Waits until the session with a peer is closed; at once when none stands.
+    #[wasm_bindgen(js_name = sessionClosed, unchecked_return_type = "SessionEnd")]
+    pub async fn session_closed(&self, remote: &str) -> Result<JsValue, JsValue> {
+        let end = match self.session(remote)? {
+            Some(session) => session.closed().await,
+            None => return Err(Failure::closed("session").into()),
+        };
+        Ok(object(&[("code", end.code.into()), ("reason", end.reason.into())]).into())
+    }
+
+    /// Closes the session with a peer.
+    #[wasm_bindgen(js_name = closeSession)]
+    pub fn close_session(&self, remote: &str, code: u32, reason: &str) -> Result<(), JsValue> {
+        self.inner.disconnect(endpoint_id(remote)?, code, reason);
+        Ok(())
+    }
+
+    /// `{ remoteId, name, active }` for what is announced now and what changes, of all peers or
+    /// of one.
+    pub fn announced(&self, remote: Option<String>) -> Result<Stream, JsValue> {
+        let only = remote.as_deref().map(endpoint_id).transpose()?;
+        Ok(Stream::unfold(
+            self.inner.announced(),
+            move |mut announced| async move {
+                loop {
+                    let announce = announced.next().await?;
+                    if only.is_some_and(|only| only != announce.remote) {
+                        continue;
+                    }
+                    let fields = [
+                        ("remoteId", announce.remote.to_string().into()),
+                        ("name", announce.name.into()),
+                        ("active", announce.active.into()),
+                    ];
+                    return Some((Ok(Item::small(object(&fields).into())), announced));
+                }
+            },
+        ))
+    }
+
+    /// Waits until a peer announces a broadcast.
+    #[wasm_bindgen(js_name = waitBroadcast)]
+    pub async fn wait_broadcast(&self, remote: &str, name: String) -> Result<(), JsValue> {
+        let (scope, remote) = (self.inner.clone(), endpoint_id(remote)?);
+        scope
+            .subscribe(remote, &name)
+            .await
+            .map_err(Failure::from)?;
+        Ok(())
+    }
+
+    /// Waits until a peer's broadcast ends.
+    #[wasm_bindgen(js_name = broadcastClosed)]
+    pub async fn broadcast_closed(&self, remote: &str, name: String) -> Result<(), JsValue> {
+        let (scope, remote) = (self.inner.clone(), endpoint_id(remote)?);
+        let broadcast = scope
+            .subscribe(remote, &name)
+            .await
+            .map_err(Failure::from)?;
+        broadcast.closed().await;
+        Ok(())
+    }
+
+    /// Reads a track: `{ data, timestamp, group, index }` for each frame.
+    #[wasm_bindgen(js_name = readTrack)]
+    pub async fn read_track(
+        &self,
+        remote: &str,
+        name: String,
+        track: String,
+        #[wasm_bindgen(unchecked_param_type = "ReadOptions")] options: JsValue,
+    ) -> Result<Stream, JsValue> {
+        let (scope, remote) = (self.inner.clone(), endpoint_id(remote)?);
+        let options: ReadOptions =
+            serde_wasm_bindgen::from_value(options).map_err(Failure::from)?;
+        let options = moq::TrackOptions {
+            priority: options.priority,
+            max_age: millis(options.max_age_ms),
+            start: options.start.map(|group| group as u64),
+            ordered: options.ordered,
+        };
+        let broadcast = scope
+            .subscribe(remote, &name)
+            .await
+            .map_err(Failure::from)?;
+        let reader = broadcast
+            .track(&track, options)
+            .await
+            .map_err(Failure::from)?;
+        Ok(Stream::unfold(reader, |mut reader| async {
+            let item = match reader.next_frame().await {
+                Ok(frame) => Ok(frame_item(frame?)),
+                Err(error) => Err(error.into()),
+            };
+            Some((item, reader))
+        }))
+    }
+}
+
+fn frame_item(frame: moq::Frame) -> Item {
+    let bytes = frame.data.len() + FRAME_OVERHEAD;
+    let fields = [
+        // The one copy out of the WebAssembly memory.
+        ("data", Uint8Array::from(&frame.data[..]).into()),
+        ("timestamp", (frame.timestamp.as_micros() as f64).into()),
+        ("group", (frame.group as f64).into()),
+        ("index", (frame.index as f64).into()),
+    ];
+    Item {
+        value: object(&fields).into(),
+        bytes,
+    }
+}

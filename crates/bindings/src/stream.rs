@@ -1,0 +1,131 @@
+//! Streams towards JavaScript: batches on demand, so that nothing is made that nobody asked for.
+
+use std::{cell::Cell, pin::Pin, rc::Rc};
+
+use js_sys::Array;
+use n0_future::{StreamExt, future, stream};
+use tokio::sync::{Mutex, Notify};
+use wasm_bindgen::prelude::*;
+
+use crate::error::{Failure, object};
+
+/// One item, and the bytes it counts for.
+pub struct Item {
+    pub value: JsValue,
+    pub bytes: usize,
+}
+
+impl Item {
+    /// An item that is not measured in bytes.
+    pub fn small(value: JsValue) -> Self {
+        Self { value, bytes: 0 }
+    }
+}
+
+type Source = Pin<Box<dyn n0_future::Stream<Item = Result<Item, Failure>>>>;
+
+/// A stream of items, pulled in batches.
+#[wasm_bindgen]
+pub struct Stream {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    source: Mutex<State>,
+    cancelled: Cell<bool>,
+    cancel: Notify,
+}
+
+struct State {
+    source: Source,
+    /// An error that came after items which were delivered first.
+    failed: Option<Failure>,
+}
+
+impl Stream {
+    /// From a state and a step that yields the next item, `None` at the end.
+    pub fn unfold<T: 'static, F>(state: T, mut step: impl FnMut(T) -> F + 'static) -> Self
+    where
+        F: Future<Output = Option<(Result<Item, Failure>, T)>> + 'static,
+    {
+        Self::new(Box::pin(stream::unfold(state, move |state| step(state))))
+    }
+
+    fn new(source: Source) -> Self {
+        let state = State {
+            source,
+            failed: None,
+        };
+        let shared = Shared {
+            source: Mutex::new(state),
+            cancelled: Cell::new(false),
+            cancel: Notify::new(),
+        };
+        Self {
+            shared: Rc::new(shared),
+        }
+    }
+}
+
+#[wasm_bindgen]
+impl Stream {
+    /// Waits for at least one item and takes what else is there, within the limits; the first
+    /// item comes even if it is larger. `done` says that there are no more.
+    #[wasm_bindgen(js_name = nextBatch, unchecked_return_type = "Batch")]
+    pub async fn next_batch(&self, max_items: u32, max_bytes: u32) -> Result<JsValue, JsValue> {
+        let shared = self.shared.clone();
+        let mut state = shared.source.lock().await;
+        if let Some(failure) = state.failed.take() {
+            return Err(failure.into());
+        }
+        let items = Array::new();
+        let mut bytes = 0;
+        let first = async {
+            if shared.cancelled.get() {
+                None
+            } else {
+                state.source.next().await
+            }
+        };
+        let cancelled = async {
+            shared.cancel.notified().await;
+            None
+        };
+        let mut next = future::or(cancelled, first).await;
+        let done = loop {
+            match next {
+                None => break true,
+                Some(Err(failure)) if items.length() == 0 => return Err(failure.into()),
+                Some(Err(failure)) => {
+                    state.failed = Some(failure);
+                    break false;
+                }
+                Some(Ok(item)) => {
+                    items.push(&item.value);
+                    bytes += item.bytes;
+                }
+            }
+            if items.length() >= max_items || bytes >= max_bytes as usize {
+                break false;
+            }
+            match future::poll_once(state.source.next()).await {
+                Some(ready) => next = ready,
+                None => break false,
+            }
+        };
+        if done || shared.cancelled.get() {
+            // What the source holds open is let go.
+            state.source = Box::pin(stream::empty());
+        }
+        Ok(object(&[("items", items.into()), ("done", done.into())]).into())
+    }
+
+    /// Ends the stream; a batch that is waited for comes back empty and done.
+    pub fn cancel(&self) {
+        self.shared.cancelled.set(true);
+        self.shared.cancel.notify_waiters();
+        if let Ok(mut state) = self.shared.source.try_lock() {
+            state.source = Box::pin(stream::empty());
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The TypeScript types that the generated declarations name, and conversions to them.
+
+use serde::Serialize;
+use wasm_bindgen::prelude::*;
+
+use crate::error::Failure;
+
+#[wasm_bindgen(typescript_custom_section)]
+const TYPES: &str = r#"
+import type {
+  ChatMessage, Diagnosis, EndpointAddr, LiveStats, Peer, RoomStats, SessionStats, Status,
+} from '../../ts/src/wire.js';
+export interface Batch { items: unknown[]; done: boolean }
+export interface CoreOptions {
+  relays: 'n0' | string[];
+  secretKey?: Uint8Array;
+  moqAccept: 'all' | 'manual';
+}
+export interface RoomOptions { displayName?: string; presence?: string; autoSubscribe: boolean }
+export interface TrackOptions { priority: number; maxAgeMs: number }
+export interface ReadOptions { priority: number; maxAgeMs: number; start?: number; ordered: boolean }
+export interface SessionInfo { remoteId: string; version: string }
+export interface SessionEnd { code: number; reason: string }
+"#;
+
+/// A serializable value as a plain object.
+pub fn to_js(value: &impl Serialize) -> Result<JsValue, Failure> {
+    let serializer = serde_wasm_bindgen::Serializer::json_compatible();
+    value
+        .serialize(&serializer)
+        .map_err(|error| Failure::new("INTERNAL", &error.to_string()))
+}
