@@ -1,0 +1,233 @@
+/**
+ * PortStream: items from a data port, as an async iterator. The only queue on this side.
+ *
+ * 1. Opening grants the Worker a whole window of credit: items, and bytes where items have a size.
+ * 2. Items wait in the buffer, never more than the window, until `next()` takes them.
+ * 3. Each time half of the window has been taken, as much is granted again.
+ * 4. The stream ends by `end`, by `err` (delivered after the items before it), by the link's
+ *    failing it, or by the reader: `break`, `return()`, abort, dispose, or being forgotten.
+ */
+import type { StreamDown, StreamUp } from '../../worker/protocol.js'
+import { RoomsError } from '../errors.js'
+
+/** How much may be under way or waiting. */
+export interface Window {
+  /** Items. */
+  readonly items: number
+  /** Bytes, by {@link PortStreamOptions.sizeOf}. */
+  readonly bytes: number
+}
+
+/** Room events, announcements and the like. */
+export const EVENTS_WINDOW: Window = { items: 256, bytes: 1 << 20 }
+/** Frames: a few groups of small ones, or 4 MiB of large ones. */
+export const FRAMES_WINDOW: Window = { items: 64, bytes: 4 << 20 }
+
+export interface PortStreamOptions<T> {
+  readonly window: Window
+  /** Makes the item that the reader sees. */
+  readonly map: (wire: never) => T
+  /** Bytes of an item, as it came over the port. */
+  readonly sizeOf?: (wire: never) => number
+  readonly signal?: AbortSignal | undefined
+  /** Called once, however the stream ends. */
+  readonly onClose?: () => void
+}
+
+interface Waiter<T> {
+  resolve(result: IteratorResult<T, undefined>): void
+  reject(reason: unknown): void
+  /** Keeps the reader's object alive while somebody waits. */
+  readonly owner: unknown
+}
+
+const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined }
+
+/** A port as both Node and browsers have it. */
+export interface DataPort {
+  postMessage(message: unknown, transfer?: Transferable[]): void
+  addEventListener(type: 'message', listener: (event: { data: unknown }) => void): void
+  start(): void
+  close(): void
+}
+
+/** The part that the port holds on to; the reader holds {@link PortStream}. */
+export class StreamState<T> {
+  readonly #port: DataPort
+  readonly #options: PortStreamOptions<T>
+  #buffer: { item: T; size: number }[] = []
+  #head = 0
+  #waiting: Waiter<T>[] = []
+  #ended = false
+  #failure: { readonly reason: unknown } | undefined
+  #takenItems = 0
+  #takenBytes = 0
+  readonly #onAbort = (): void => this.abort(this.#options.signal?.reason)
+
+  constructor(port: DataPort, options: PortStreamOptions<T>) {
+    this.#port = port
+    this.#options = options
+    port.addEventListener('message', (event) => this.#receive(event.data as StreamDown))
+    port.start()
+    this.#post({ t: 'credit', n: options.window.items, bytes: options.window.bytes })
+    if (options.signal?.aborted) this.#onAbort()
+    else options.signal?.addEventListener('abort', this.#onAbort)
+  }
+
+  get buffered(): number {
+    return this.#buffer.length - this.#head
+  }
+
+  next(owner: unknown): Promise<IteratorResult<T, undefined>> {
+    if (this.buffered > 0) return Promise.resolve({ done: false, value: this.#take() })
+    if (this.#ended) {
+      const failure = this.#failure
+      this.#failure = undefined
+      return failure ? Promise.reject(failure.reason) : Promise.resolve(DONE)
+    }
+    return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject, owner }))
+  }
+
+  tryNext(): T | undefined {
+    return this.buffered > 0 ? this.#take() : undefined
+  }
+
+  /** The reader wants no more: what waits in the buffer is dropped. */
+  cancel(): void {
+    if (!this.#ended) this.#post({ t: 'cancel' })
+    this.#drop()
+    this.#end(undefined)
+    this.#failure = undefined
+  }
+
+  abort(reason: unknown): void {
+    if (this.#ended) return
+    this.#post({ t: 'cancel' })
+    this.#drop()
+    this.#end({ reason })
+  }
+
+  /** Ends the stream from outside; what is in the buffer can still be read. */
+  fail(error: RoomsError): void {
+    this.#end({ reason: error })
+  }
+
+  /** Ends the stream in good order; what is in the buffer can still be read. */
+  finish(): void {
+    this.#end(undefined)
+  }
+
+  #receive(message: StreamDown): void {
+    if (this.#ended) return
+    switch (message.t) {
+      case 'items':
+        for (const wire of message.v) this.#offer(wire)
+        return
+      case 'end':
+        this.#end(undefined)
+        return
+      case 'err':
+        this.#end({ reason: RoomsError.from(message.error) })
+        return
+    }
+  }
+
+  #offer(wire: unknown): void {
+    const { map, sizeOf } = this.#options
+    const size = sizeOf?.(wire as never) ?? 0
+    const item = map(wire as never)
+    const waiter = this.#waiting.shift()
+    if (waiter) {
+      this.#taken(size)
+      waiter.resolve({ done: false, value: item })
+    } else {
+      this.#buffer.push({ item, size })
+    }
+  }
+
+  #take(): T {
+    // Callers have looked: the buffer is not empty.
+    const entry = this.#buffer[this.#head] as { item: T; size: number }
+    this.#head += 1
+    if (this.#head === this.#buffer.length) this.#drop()
+    else if (this.#head >= 64) {
+      this.#buffer = this.#buffer.slice(this.#head)
+      this.#head = 0
+    }
+    this.#taken(entry.size)
+    return entry.item
+  }
+
+  #taken(size: number): void {
+    if (this.#ended) return
+    this.#takenItems += 1
+    this.#takenBytes += size
+    const { items, bytes } = this.#options.window
+    if (this.#takenItems * 2 < items && this.#takenBytes * 2 < bytes) return
+    this.#post({ t: 'credit', n: this.#takenItems, bytes: this.#takenBytes })
+    this.#takenItems = 0
+    this.#takenBytes = 0
+  }
+
+  #drop(): void {
+    this.#buffer = []
+    this.#head = 0
+  }
+
+  #end(failure: { readonly reason: unknown } | undefined): void {
+    if (this.#ended) return
+    this.#ended = true
+    this.#options.signal?.removeEventListener('abort', this.#onAbort)
+    this.#port.close()
+    const waiting = this.#waiting
+    this.#waiting = []
+    // The first waiter hears of the failure, the others that it is over: as a generator does it.
+    const first = failure && waiting.shift()
+    if (first) first.reject(failure.reason)
+    else this.#failure = failure
+    for (const waiter of waiting) waiter.resolve(DONE)
+    this.#options.onClose?.()
+  }
+
+  #post(message: StreamUp): void {
+    this.#port.postMessage(message)
+  }
+}
+
+// A reader that was forgotten can never read again: stop the Worker from sending to it.
+const forgotten = new FinalizationRegistry<StreamState<never>>((state) => state.cancel())
+
+/** Items from the Worker; see the head of this file. */
+export class PortStream<T> implements AsyncIterableIterator<T, undefined>, AsyncDisposable {
+  readonly #state: StreamState<T>
+
+  constructor(state: StreamState<T>) {
+    this.#state = state
+    forgotten.register(this, state as StreamState<never>, this)
+  }
+
+  /** The next item. May be called again before the last one is there: answers keep their order. */
+  next(): Promise<IteratorResult<T, undefined>> {
+    return this.#state.next(this)
+  }
+
+  /** The next item if one is here already. */
+  tryNext(): T | undefined {
+    return this.#state.tryNext()
+  }
+
+  /** Ends the stream, and drops what was not read. */
+  return(): Promise<IteratorReturnResult<undefined>> {
+    forgotten.unregister(this)
+    this.#state.cancel()
+    return Promise.resolve(DONE)
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+}

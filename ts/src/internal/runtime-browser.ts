@@ -1,0 +1,61 @@
+import { RoomsError } from '../errors.js'
+import type { HostListeners, WorkerHost } from './link.js'
+import type { Runtime, WorkerSource } from './runtime.js'
+
+const FEATURES = ['Worker', 'WebAssembly', 'MessageChannel', 'WebSocket', 'crypto'] as const
+
+export const runtime: Runtime = {
+  check(): void {
+    const missing = FEATURES.find((feature) => !(feature in globalThis))
+    if (missing === undefined) return
+    throw new RoomsError(
+      'UNSUPPORTED_RUNTIME',
+      `this runtime has no ${missing}. iroh-rooms can be imported on a server that renders pages, but a Live needs a browser or Node 20 or later`,
+      { details: { feature: missing } },
+    )
+  },
+  startWorker: (source) => new BrowserHost(makeWorker(source)),
+}
+
+function makeWorker(source: WorkerSource | undefined): Worker {
+  if (typeof source === 'object' && !(source instanceof URL)) return source as unknown as Worker
+  try {
+    // Bundlers look for exactly this expression.
+    return source === undefined
+      ? new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
+      : new Worker(source, { type: 'module' })
+  } catch (error) {
+    throw new RoomsError(
+      'WORKER_START',
+      `the browser refused to make the Worker: ${String(error)}. Likely causes: a Content-Security-Policy without worker-src; worker.js on another origin`,
+      { cause: error },
+    )
+  }
+}
+
+class BrowserHost implements WorkerHost {
+  readonly #worker: Worker
+
+  constructor(worker: Worker) {
+    this.#worker = worker
+  }
+
+  post(message: unknown, transfer: Transferable[]): void {
+    this.#worker.postMessage(message, transfer)
+  }
+
+  listen({ message, error, messageError }: HostListeners): void {
+    this.#worker.addEventListener('message', (event) => message(event.data))
+    // A script that could not be loaded gives a plain event without a message.
+    this.#worker.addEventListener('error', (event: Partial<globalThis.ErrorEvent>) =>
+      error(event.message ?? ''),
+    )
+    this.#worker.addEventListener('messageerror', messageError)
+  }
+
+  terminate(): void {
+    this.#worker.terminate()
+  }
+
+  unref(): void {}
+}

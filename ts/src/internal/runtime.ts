@@ -1,0 +1,18 @@
+/** What differs between browsers and Node. `#runtime` is one of the two files beside this one. */
+import type { WorkerHost } from './link.js'
+
+/** A Worker that the application made itself: from `iroh-rooms/worker`, by its own bundler. */
+export interface WorkerLike {
+  postMessage(message: unknown, transfer?: readonly never[]): void
+  terminate(): unknown
+}
+
+/** Where the Worker's script is, or the Worker. */
+export type WorkerSource = URL | string | WorkerLike
+
+export interface Runtime {
+  /** Throws `UNSUPPORTED_RUNTIME` naming the first feature that is missing. */
+  check(): void
+  /** Makes the Worker; the default script is the one beside this file. */
+  startWorker(source: WorkerSource | undefined): WorkerHost
+}

@@ -1,0 +1,223 @@
+import { RoomsError } from './errors.js'
+import type { LiveListeners } from './events.js'
+import { Emitter, type Off, type SignalOptions } from './internal/emitter.js'
+import { resolveIdentity } from './internal/identity.js'
+import { Link } from './internal/link.js'
+import { watchPage } from './internal/page.js'
+import { EVENTS_WINDOW } from './internal/port-stream.js'
+import type { WorkerSource } from './internal/runtime.js'
+import { Moq } from './moq.js'
+import type { Room } from './room.js'
+import type { EndpointAddr, EndpointId, LiveStats, Status } from './wire.js'
+import { runtime } from '#runtime'
+
+/** How long `close()` lets rooms say goodbye and sessions flush, in ms. */
+const GRACE_MS = 2_000
+
+/** Options of {@link Live.spawn}. */
+export interface LiveOptions extends SignalOptions {
+  /** `'n0'`, the default: public relays run by n0. Or a relay's URL, or a list of them. */
+  readonly relay?: 'n0' | (string & {}) | URL | readonly (string | URL)[]
+  /**
+   * Who this endpoint is. `'memory'`, the default: a new key that dies with it. `'tab'`: a key in
+   * sessionStorage, so a reload of the tab is the same endpoint (browsers only). Or the 32 bytes of
+   * a secret key: use each in one place at a time.
+   */
+  readonly identity?: 'memory' | 'tab' | Uint8Array
+  /** The Worker's script, or a Worker made from it; default: `worker.js` beside this module. */
+  readonly worker?: WorkerSource
+  /** The WebAssembly: where it is, or itself; default: `core_bg.wasm` beside the Worker's script. */
+  readonly wasm?: string | URL | BufferSource | WebAssembly.Module
+  /** About `live.moq`: whether sessions of others are accepted by themselves. Default `'all'`. */
+  readonly moq?: { readonly accept?: 'all' | 'manual' }
+}
+
+/** How a `Live` ended: `error` when its Worker crashed. */
+export interface LiveClosed {
+  readonly reason: 'closed' | 'crashed'
+  readonly error?: RoomsError
+}
+
+/**
+ * One identity on the network, and the Worker in which everything happens. Rooms are opened on it.
+ *
+ * @example
+ * await using live = await Live.spawn({ relay: 'http://localhost:3340' })
+ */
+export class Live implements AsyncDisposable {
+  readonly #link: Link
+  readonly #emitter = new Emitter<LiveListeners>()
+  readonly #rooms = new Set<Room>()
+  readonly #moq: Moq
+  #status: Status
+
+  private constructor(link: Link) {
+    this.#link = link
+    this.#moq = new Moq(link)
+    this.#status = link.ready.status
+    void this.#follow()
+  }
+
+  /**
+   * Starts a Worker and an endpoint in it; resolves when a relay is connected.
+   * @throws `WORKER_START`, `UNSUPPORTED_RUNTIME`, `RELAY_UNREACHABLE` (10 s), `INVALID_ARGUMENT`
+   */
+  static async spawn(options: LiveOptions = {}): Promise<Live> {
+    const { signal, wasm } = options
+    signal?.throwIfAborted()
+    runtime.check()
+    const relays = relayList(options.relay ?? 'n0')
+    const identity = await resolveIdentity(options.identity ?? 'memory')
+    try {
+      const link = await Link.start({
+        host: runtime.startWorker(options.worker),
+        boot: {
+          wasm: wasm instanceof URL ? wasm.href : absolute(wasm),
+          options: {
+            relays,
+            moqAccept: options.moq?.accept ?? 'all',
+            ...(identity.secretKey ? { secretKey: identity.secretKey } : {}),
+          },
+        },
+        signal,
+      })
+      const forgetPage = watchPage(link)
+      void link.ended.then(() => {
+        forgetPage()
+        identity.release()
+      })
+      return new Live(link)
+    } catch (error) {
+      identity.release()
+      throw error
+    }
+  }
+
+  /** The public key by which others know this endpoint. */
+  get endpointId(): EndpointId {
+    return this.#link.ready.endpointId
+  }
+
+  /** How the endpoint is connected. */
+  get status(): Status {
+    return this.#status
+  }
+
+  /** The endpoint's own MoQ scope. */
+  get moq(): Moq {
+    return this.#moq
+  }
+
+  /** The rooms that are open on this endpoint. */
+  get rooms(): ReadonlySet<Room> {
+    return this.#rooms
+  }
+
+  /** How others reach this endpoint. */
+  addr(): Promise<EndpointAddr> {
+    return this.#link.call('addr', [])
+  }
+
+  /** Counters. */
+  stats(): Promise<LiveStats> {
+    return this.#link.call('stats', [])
+  }
+
+  /** Calls the listener on each event of the type, until the returned function is called. */
+  on<K extends keyof LiveListeners>(
+    type: K,
+    listener: LiveListeners[K],
+    options: SignalOptions = {},
+  ): Off {
+    return this.#emitter.on(type, listener, options)
+  }
+
+  /** Calls the listener on the next event of the type only. */
+  once<K extends keyof LiveListeners>(
+    type: K,
+    listener: LiveListeners[K],
+    options: SignalOptions = {},
+  ): Off {
+    return this.#emitter.once(type, listener, options)
+  }
+
+  /** Settles when it has ended, by `close()` or by a crash of its Worker. Never rejects. */
+  get closed(): Promise<LiveClosed> {
+    return this.#link.ended
+  }
+
+  /**
+   * Leaves all rooms, says goodbye, ends the Worker: within about 3 s. What is still under way
+   * rejects with `CLOSED`. Idempotent, never rejects.
+   */
+  async close(): Promise<void> {
+    await this.#link.close(GRACE_MS)
+  }
+
+  /** The same as {@link close}. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  /** Node: lets the process exit while this is open. Elsewhere nothing happens. */
+  unref(): this {
+    this.#link.unref()
+    return this
+  }
+
+  /** @internal */
+  get link(): Link {
+    return this.#link
+  }
+
+  /** @internal */
+  opened(room: Room): void {
+    this.#rooms.add(room)
+    void room.closed.then(() => this.#rooms.delete(room))
+  }
+
+  async #follow(): Promise<void> {
+    const changes = this.#link.stream('statusChanges', [], {
+      window: EVENTS_WINDOW,
+      map: (change: { status: Status }) => change.status,
+    })
+    try {
+      for await (const status of changes) this.#changed(status)
+    } catch {
+      // The Worker crashed: `closed` says so.
+    }
+    this.#changed('disconnected')
+  }
+
+  #changed(status: Status): void {
+    if (status === this.#status) return
+    this.#status = status
+    this.#emitter.emit('status', { type: 'status', status })
+  }
+}
+
+function relayList(relay: NonNullable<LiveOptions['relay']>): 'n0' | string[] {
+  if (relay === 'n0') return 'n0'
+  const list = typeof relay === 'string' || relay instanceof URL ? [relay] : relay
+  const urls = list.map((item) => {
+    try {
+      const url = new URL(item)
+      if (url.protocol === 'http:' || url.protocol === 'https:') return url.href
+    } catch {
+      // Said below.
+    }
+    throw new RoomsError(
+      'INVALID_ARGUMENT',
+      `relay: '${String(item)}' is neither 'n0' nor an http(s) URL`,
+    )
+  })
+  if (urls.length > 0) return urls
+  throw new RoomsError('INVALID_ARGUMENT', 'relay: the list is empty')
+}
+
+/** The Worker's script has another base than the page. */
+function absolute<T>(wasm: T): T | string {
+  return typeof wasm === 'string' && typeof document !== 'undefined'
+    ? new URL(wasm, document.baseURI).href
+    : wasm
+}

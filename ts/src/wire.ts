@@ -1,0 +1,174 @@
+/**
+ * Plain data that both threads know: it is cloned over the boundary as it is.
+ */
+
+/** Version of the messages between this library's page script and its Worker script. */
+export const PROTOCOL = 1
+
+/** The public key of an endpoint, as 64 lower-case hex digits. */
+export type EndpointId = string
+
+/** How to reach an endpoint. */
+export interface EndpointAddr {
+  /** Its id. */
+  readonly id: EndpointId
+  /** The relay it is connected to, where known. */
+  readonly relayUrl?: string
+}
+
+/**
+ * How an endpoint is connected: not yet, by its relay, looking for it again (by itself), or closed.
+ */
+export type Status = 'connecting' | 'connected' | 'reconnecting' | 'disconnected'
+
+/** Any JSON value. */
+export type Json =
+  | null
+  | boolean
+  | number
+  | string
+  | readonly Json[]
+  | { readonly [key: string]: Json }
+
+/** A peer in a room, as it was at one moment: immutable, a change makes a new one. */
+export interface Peer {
+  /** Its endpoint id. */
+  readonly id: EndpointId
+  /** The name under which a doorman admitted it; never set in a gossip room. */
+  readonly participantId?: string
+  /** The name to show, chosen by the peer: not unique, not verified. */
+  readonly displayName?: string
+  /** What its application says about it, by `setPresence`; at most 2 KiB of JSON. */
+  readonly presence?: Json
+  /** Names of the broadcasts it publishes, sorted. */
+  readonly broadcasts: readonly string[]
+  /** When it was first seen here, in ms since 1970 by this machine's clock. */
+  readonly joinedAt: number
+}
+
+/** A field of {@link Peer} that can change. */
+export type PeerField = 'participantId' | 'displayName' | 'presence' | 'broadcasts'
+
+/** Said goodbye, fell silent, or was shown out by the doorman. */
+export type LeftReason = 'left' | 'timeout' | 'kicked'
+
+/** Withdrawn by its peer, or gone with it. */
+export type EndReason = 'unpublished' | 'peer-left'
+
+/** A chat message. */
+export interface ChatMessage {
+  /** Who wrote it, as the session that carried it proves. */
+  readonly peer: Peer
+  /** The text, 1 to 4,096 bytes of UTF-8. */
+  readonly text: string
+  /** The writer's clock, in ms since 1970. */
+  readonly timestamp: number
+  /** Unique within the room. */
+  readonly id: string
+}
+
+/** A room's events as the Worker sends them. */
+export type WireEvent =
+  | { readonly type: 'peer-joined'; readonly peer: Peer }
+  | { readonly type: 'peer-updated'; readonly peer: Peer; readonly changed: readonly PeerField[] }
+  | { readonly type: 'peer-left'; readonly peer: Peer; readonly reason: LeftReason }
+  | { readonly type: 'broadcast-announced'; readonly peer: Peer; readonly names: readonly string[] }
+  | { readonly type: 'broadcast-subscribed'; readonly peer: Peer; readonly name: string }
+  | {
+      readonly type: 'broadcast-ended'
+      readonly peer: Peer
+      readonly name: string
+      readonly reason: EndReason
+    }
+  | ({ readonly type: 'chat-message' } & ChatMessage)
+  | { readonly type: 'status'; readonly status: Status }
+  | { readonly type: 'lagged'; readonly missed: number }
+  | { readonly type: 'error'; readonly code: string; readonly message: string }
+
+/** One frame of a track. */
+export interface Frame {
+  /** The payload; this is the reader's own copy. */
+  readonly data: Uint8Array
+  /** The writer's presentation time, in µs. */
+  readonly timestamp: number
+  /** Sequence number of its group. */
+  readonly group: number
+  /** Its place in the group, from 0. */
+  readonly index: number
+}
+
+/** A broadcast came (`active`) or went. */
+export interface Announcement {
+  /** Whose it is. */
+  readonly remoteId: EndpointId
+  /** Its name. */
+  readonly name: string
+  /** Whether it is there now. */
+  readonly active: boolean
+}
+
+/** Counters of a `Live`. */
+export interface LiveStats {
+  /** Open rooms. */
+  readonly rooms: number
+  /** MoQ sessions that stand. */
+  readonly sessions: number
+  /** Connections and messages refused since the start. */
+  readonly refused: number
+}
+
+/** Counters of a room. */
+export interface RoomStats {
+  /** Peers present. */
+  readonly peers: number
+  /** MoQ sessions of this room that stand. */
+  readonly sessions: number
+  /** Direct gossip neighbours. */
+  readonly neighbors: number
+  /** Messages refused since the room was opened. */
+  readonly refused: number
+}
+
+/** Counters of one MoQ session, from its QUIC connection. */
+export interface SessionStats {
+  /** Round trip time in ms, once measured. */
+  readonly rttMs: number | undefined
+  /** Bytes sent, with headers and repeats. */
+  readonly bytesSent: number
+  /** Bytes received. */
+  readonly bytesReceived: number
+  /** Bytes that were lost and sent again. */
+  readonly bytesLost: number
+  /** QUIC packets received. */
+  readonly packetsReceived: number
+  /** Which way the packets go. Browsers always go by a relay. */
+  readonly path: 'relay' | 'direct' | undefined
+}
+
+/** How the connection to one peer of a room looks. */
+export interface Diagnosis {
+  /** The peer. */
+  readonly peer: EndpointId
+  /** Which way packets go; `none` without a session. */
+  readonly path: 'relay' | 'direct' | 'none'
+  /** The relay that the peer says it is on. */
+  readonly relayUrl?: string
+  /** Round trip time in ms, with a session. */
+  readonly rttMs?: number
+  /** Sessions of this room with the peer. */
+  readonly sessions: number
+  /** Protocol of the session, such as `moq-lite-06`. */
+  readonly version?: string
+  /** Bytes sent over the session. */
+  readonly bytesSent: number
+  /** Bytes received over the session. */
+  readonly bytesReceived: number
+  /** How long ago anything was heard from it, in ms; outages on this side are not counted. */
+  readonly lastHeardMs: number
+  /** Messages of it that were refused. */
+  readonly refused: number
+  /** Dials that failed in a row. */
+  readonly failedDials: number
+  /** What to try, in words; empty when all is well. */
+  readonly advice: string
+}

@@ -1,0 +1,494 @@
+/**
+ * The boundary, on whichever platform: the same tests run in Node's worker_threads and in
+ * Chromium, against a core that is faked in the Worker.
+ */
+import { afterEach, describe, expect, it } from 'vitest'
+
+import { Broadcast, Live, Room, type RoomEvent, RoomTicket, RoomsError } from '../../src/index.js'
+import { idOf } from './fake-core.js'
+
+export interface Platform {
+  /** The script of a Worker with the fake core. */
+  readonly worker: () => URL | string
+  /** Scripts that do not work, and what the error must name. */
+  readonly missingWorker: () => URL | string
+}
+
+const text = new TextDecoder()
+const bytes = (value: string): Uint8Array => new TextEncoder().encode(value)
+
+export function boundarySuite(platform: Platform): void {
+  const open: Live[] = []
+
+  async function spawn(options: Parameters<typeof Live.spawn>[0] = {}): Promise<Live> {
+    const live = await Live.spawn({ worker: platform.worker(), ...options })
+    open.push(live)
+    return live
+  }
+
+  async function room(options: Parameters<typeof Room.open>[2] = {}): Promise<Room> {
+    return Room.open(await spawn(), RoomTicket.generate(), options)
+  }
+
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((live) => live.close()))
+  })
+
+  describe('start', () => {
+    it('gives an endpoint', async () => {
+      const live = await spawn()
+      expect(live.endpointId).toMatch(/^[0-9a-f]{64}$/)
+      expect(live.status).toBe('connected')
+      expect(await live.addr()).toEqual({ id: live.endpointId, relayUrl: 'http://127.0.0.1:1/' })
+    })
+
+    it("rejects with the core's own error", async () => {
+      const error = await spawn({ relay: 'http://unreachable.test' }).catch(caught)
+      expect(RoomsError.is(error, 'RELAY_UNREACHABLE')).toBe(true)
+    })
+
+    it('names likely causes when the script is missing', async () => {
+      const error = await Live.spawn({ worker: platform.missingWorker() }).catch(caught)
+      expect(error).toMatchObject({ code: 'WORKER_START' })
+      expect((error as Error).message).toContain('worker.js is not served')
+    })
+
+    it('survives a core that traps at once', async () => {
+      const error = await spawn({ relay: 'http://trap.test' }).catch(caught)
+      expect(RoomsError.is(error)).toBe(true)
+    })
+
+    it("rejects with the signal's reason", async () => {
+      const signal = AbortSignal.timeout(50)
+      const error = await spawn({ relay: 'http://never.test', signal }).catch(caught)
+      expect(error).toBe(signal.reason)
+    })
+
+    it('refuses what is no relay, identity or ticket before anything starts', async () => {
+      for (const options of [
+        { relay: 'ftp://x' },
+        { relay: [] },
+        { identity: new Uint8Array(3) },
+      ]) {
+        expect(await spawn(options).catch(caught)).toMatchObject({ code: 'INVALID_ARGUMENT' })
+      }
+      const error = await Room.open(await spawn(), 'nonsense').catch(caught)
+      expect(error).toMatchObject({ code: 'INVALID_TICKET' })
+    })
+  })
+
+  describe('calls', () => {
+    it('give values and typed errors with details', async () => {
+      const here = await room({ displayName: 'Alice', presence: { at: 'desk' } })
+      expect(here.self).toMatchObject({ displayName: 'Alice', presence: { at: 'desk' } })
+      await here.setDisplayName('Bob')
+      expect(here.self.displayName).toBe('Bob')
+      const error = await here.sendChat('/fail').catch(caught)
+      expect(RoomsError.is(error, 'SESSION_CLOSED') && error.details).toEqual({
+        code: 5,
+        reason: 'because',
+      })
+      const large = await here.setPresence('x'.repeat(3_000)).catch(caught)
+      expect(RoomsError.is(large, 'TOO_LARGE') && large.details.limit).toBe(2_048)
+    })
+
+    it('are cancelled by their signal, with its reason, and the next ones are served', async () => {
+      const here = await room()
+      const abort = new AbortController()
+      const waiting = here.subscribe(here.self, 'never', { signal: abort.signal }).catch(caught)
+      abort.abort('enough')
+      expect(await waiting).toBe('enough')
+      expect((await here.sendChat('hello')).text).toBe('hello')
+      const late = here.sendChat('x', { signal: AbortSignal.abort('before') }).catch(caught)
+      expect(await late).toBe('before')
+    })
+
+    it('leave a room whose opening was aborted', async () => {
+      const live = await spawn()
+      const signal = AbortSignal.timeout(20)
+      const options = { displayName: 'slow', signal }
+      const error = await Room.open(live, RoomTicket.generate(), options).catch(caught)
+      expect(error).toBe(signal.reason)
+      await expect.poll(async () => (await live.stats()).rooms).toBe(1)
+      expect(live.rooms.size).toBe(0)
+    })
+
+    it('name an argument that cannot be sent', async () => {
+      const here = await room()
+      const circular: { self?: unknown } = {}
+      circular.self = circular
+      const error = await here.channel<unknown>('c').send(circular).catch(caught)
+      expect(error).toMatchObject({ code: 'INVALID_ARGUMENT' })
+    })
+
+    it("answer the core's questions", async () => {
+      const live = await spawn()
+      live.link.answer('admit', async (items) => items.map((item) => item === 'friend'))
+      const here = await Room.open(live, RoomTicket.generate())
+      await here.sendChat('/ask friend stranger')
+      expect((await here.chat.history())[0]?.text).toBe('[true,false]')
+    })
+  })
+
+  describe('events', () => {
+    it('reach every reader, each in order', async () => {
+      const here = await room()
+      await here.sendChat('/join ann')
+      const heard: string[] = []
+      here.on('peer-joined', ({ peer }) => heard.push(peer.displayName ?? ''))
+      const late = here.events()
+      await here.sendChat('/join bob')
+      await here.sendChat('/say bob hi')
+      await here.sendChat('/part ann')
+      const types = ['peer-joined', 'peer-joined', 'chat-message', 'peer-left']
+      expect((await take(late, 4)).map(({ type }) => type)).toEqual(types)
+      const received = [await here.recv(), await here.recv(), await here.recv(), await here.recv()]
+      expect(received.map((event) => event?.type)).toEqual(types)
+      expect(heard.at(-1)).toBe('bob')
+      expect([...here.peers.keys()]).toEqual([idOf('bob')])
+      expect(here.tryRecv()).toBeUndefined()
+    })
+
+    it('give immutable peers', async () => {
+      const here = await room()
+      await here.sendChat('/join ann')
+      const event = await here.recv()
+      expect(Object.isFrozen(event)).toBe(true)
+      expect(event?.type === 'peer-joined' && Object.isFrozen(event.peer)).toBe(true)
+    })
+
+    it('report how many a slow reader has missed', async () => {
+      const here = await room()
+      const slow = here.events({ buffer: 4 })
+      await here.sendChat('/burst 1000')
+      const first = await take(slow, 5)
+      const lagged = first.find((event) => event.type === 'lagged')
+      const texts = first.flatMap((event) => (event.type === 'chat-message' ? [event.text] : []))
+      expect(lagged?.missed).toBe(1000 - 256 - texts.indexOf(String(1000 - 256)))
+    })
+
+    it('end with break, abort, leave and failure', async () => {
+      const here = await room()
+      const broken = here.events()
+      await here.sendChat('/burst 2')
+      for await (const event of broken) {
+        expect(event.type).toBe('chat-message')
+        break
+      }
+      expect(await broken.next()).toEqual({ done: true, value: undefined })
+
+      const abort = new AbortController()
+      const aborted = here.events({ signal: abort.signal })
+      const waiting = take(aborted, 3).catch(caught)
+      abort.abort('stop')
+      expect(await waiting).toBe('stop')
+
+      const failing = here.events()
+      await here.sendChat('/say x last')
+      await here.sendChat('/streams-fail')
+      const seen: RoomEvent[] = []
+      const error = await collect(failing, seen).catch(caught)
+      expect(seen.map(({ type }) => type)).toEqual(['chat-message'])
+      expect(error).toMatchObject({ code: 'PROTOCOL' })
+    })
+
+    it('come to their end when the room is left, once and for all', async () => {
+      const here = await room()
+      const events = here.events()
+      const messages = here.chat.messages()
+      expect(here.live.rooms.size).toBe(1)
+      await Promise.all([here.leave(), here.close()])
+      expect(await events.next()).toEqual({ done: true, value: undefined })
+      expect(await messages.next()).toEqual({ done: true, value: undefined })
+      expect(await here.recv()).toBeUndefined()
+      expect(await here.closed).toEqual({ reason: 'left' })
+      expect(here.status).toBe('disconnected')
+      expect(here.live.rooms.size).toBe(0)
+      expect(await here.sendChat('x').catch(caught)).toMatchObject({ code: 'CLOSED' })
+      expect(await here.events().next().catch(caught)).toMatchObject({ code: 'CLOSED' })
+    })
+  })
+
+  describe('chat and channels', () => {
+    it("give everyone's messages once, one's own included", async () => {
+      const here = await room()
+      await here.chat.send('one')
+      const messages = here.chat.messages()
+      const fresh = here.chat.messages({ history: false })
+      await here.chat.send('/say bob two')
+      await here.chat.send('three')
+      const texts = (await take(messages, 4)).map((message) => message.text)
+      expect(texts.toSorted()).toEqual(['/say bob two', 'one', 'three', 'two'])
+      expect((await take(fresh, 3)).map((message) => message.text)).not.toContain('one')
+      expect((await here.chat.history()).length).toBe(4)
+    })
+
+    it('carry JSON', async () => {
+      const here = await room()
+      const cursors = here.channel<{ x: number }>('cursors')
+      const messages = cursors.messages()
+      // A call after the opening of the stream: the order of the port makes it stand.
+      await here.stats()
+      await cursors.send({ x: 1 }, { datagram: true })
+      expect((await messages.next()).value).toEqual({ from: here.self.id, value: { x: 1 } })
+    })
+  })
+
+  describe('broadcasts', () => {
+    it('carry frames, those before publishing too', async () => {
+      const here = await room()
+      await using broadcast = new Broadcast()
+      const writer = broadcast.track('clock')
+      writer.write(bytes('old'))
+      writer.write(bytes('new'), { timestamp: 7 })
+      await here.publish('self', broadcast)
+      expect(here.self.broadcasts).toEqual(['self'])
+      const remote = await here.subscribe(here.self, 'self')
+      const frames = remote.track('clock').frames()
+      const first = (await frames.next()).value
+      expect(first && text.decode(first.data)).toBe('new')
+      expect(first?.timestamp).toBe(7)
+      await writer.used()
+      expect(writer.demand).toBe(true)
+      await frames.return()
+      await writer.unused()
+      expect(writer.demand).toBe(false)
+    })
+
+    it('are read as groups', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const reader = (await here.subscribe(here.self, 'b')).track('t')
+      await writer.used()
+      for (const name of ['a', 'b', 'c']) {
+        using group = writer.group()
+        group.write(bytes(`${name}0`))
+        group.write(bytes(`${name}1`))
+      }
+      await writer.close()
+      const seen: string[] = []
+      for await (const group of reader) {
+        // The second group is left unread.
+        if (group.sequence === 1) continue
+        for await (const frame of group) seen.push(`${group.sequence}:${text.decode(frame.data)}`)
+      }
+      expect(seen).toEqual(['0:a0', '0:a1', '2:c0', '2:c1'])
+    })
+
+    it('can be written and ended before they are published', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('static')
+      const group = writer.group()
+      group.write(bytes('a'))
+      group.write(bytes('b'))
+      group.close()
+      await writer.close()
+      await here.publish('b', broadcast)
+      const reader = (await here.subscribe(here.self, 'b')).track('static')
+      const seen: string[] = []
+      for await (const frame of reader.frames()) seen.push(text.decode(frame.data))
+      expect(seen).toEqual(['a', 'b'])
+    })
+
+    it('come as a ReadableStream', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const stream = (await here.subscribe(here.self, 'b')).track('t').toReadable()
+      await writer.used()
+      for (let i = 0; i < 10; i += 1) writer.write(bytes(String(i)))
+      await broadcast.close()
+      const reader = stream.getReader()
+      const seen: string[] = []
+      for (;;) {
+        const { done, value } = await reader.read()
+        if (done) break
+        seen.push(text.decode(value.data))
+      }
+      expect(seen.join('')).toBe('0123456789')
+    })
+
+    it('hold a writer back, and copy unless told otherwise', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const kept = new Uint8Array(1 << 20)
+      const given = new Uint8Array(10)
+      writer.write(given, { transfer: true })
+      expect(given.byteLength).toBe(0)
+      for (let i = 0; i < 15; i += 1) writer.write(kept)
+      expect(() => {
+        for (let i = 0; i < 5; i += 1) writer.write(kept)
+      }).toThrow(/await writer.ready/)
+      expect(kept.byteLength).toBe(1 << 20)
+      await writer.ready
+      writer.write(kept)
+    })
+
+    it("report the core's refusal and a missing track", async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      broadcast.track('twice')
+      const second = broadcast.track('twice')
+      await here.publish('b', broadcast)
+      expect((await second.closed).error).toMatchObject({ code: 'INVALID_ARGUMENT' })
+      expect(() => second.write(bytes('x'))).toThrow(RoomsError)
+      const reader = (await here.subscribe(here.self, 'b')).track('missing')
+      expect(await reader.frames().next().catch(caught)).toMatchObject({ code: 'NOT_ANNOUNCED' })
+    })
+
+    it("tell readers a writer's code, and that a broadcast is over", async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const remote = await here.subscribe(here.self, 'b')
+      const reader = remote.track('t').frames()
+      await writer.used()
+      writer.abort(42)
+      const error = await reader.next().catch(caught)
+      expect(RoomsError.is(error, 'TRACK_CLOSED') && error.details.code).toBe(42)
+      const { closed } = remote
+      await broadcast.close()
+      await closed
+      expect(() => broadcast.track('u')).toThrow(/closed/)
+    })
+
+    it('belong to one Live', async () => {
+      const [one, two] = [await room(), await room()]
+      const broadcast = new Broadcast()
+      await one.publish('b', broadcast)
+      expect(await two.publish('b', broadcast).catch(caught)).toMatchObject({
+        code: 'INVALID_ARGUMENT',
+      })
+    })
+  })
+
+  describe('moq', () => {
+    it("serves the endpoint's own scope", async () => {
+      const live = await spawn()
+      const broadcast = new Broadcast()
+      await live.moq.publish('x', broadcast)
+      expect(await live.moq.publishedBroadcasts()).toEqual(['x'])
+      const session = await live.moq.connect(live.endpointId)
+      expect(session.version).toBe('moq-lite-06')
+      const announced = session.announced()
+      expect((await announced.next()).value).toMatchObject({ name: 'x', active: true })
+      expect(await live.moq.unpublish('x')).toBe(true)
+      expect((await announced.next()).value).toMatchObject({ name: 'x', active: false })
+      expect(await session.stats().catch(caught)).toMatchObject({ code: 'SESSION_CLOSED' })
+      expect(await live.moq.connect('cc'.repeat(32)).catch(caught)).toMatchObject({
+        code: 'CONNECT_FAILED',
+      })
+    })
+
+    it('hands out incoming sessions', async () => {
+      const live = await spawn({ moq: { accept: 'manual' } })
+      const incoming = live.moq.incomingSessions()
+      live.link.lifecycle('visible')
+      const session = await (await incoming.next()).value?.accept()
+      expect(session?.remoteId).toBe(live.endpointId)
+    })
+  })
+
+  describe('crash', () => {
+    it('settles everything that waits, after a trap', async () => {
+      const here = await room()
+      const { live } = here
+      const events = here.events()
+      const hanging = here.sendChat('/hang').catch(caught)
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const trapped = here.sendChat('/trap').catch(caught)
+      expect(await hanging).toMatchObject({ code: 'WORKER_CRASHED' })
+      expect(await trapped).toMatchObject({ code: 'WORKER_CRASHED' })
+      expect(await collect(events, []).catch(caught)).toMatchObject({ code: 'WORKER_CRASHED' })
+      expect((await writer.closed).error).toMatchObject({ code: 'WORKER_CRASHED' })
+      expect(await live.closed).toMatchObject({ reason: 'crashed' })
+      expect(await here.closed).toMatchObject({ reason: 'crashed' })
+      expect(await here.chat.messages({ history: false }).next().catch(caught)).toMatchObject({
+        code: 'WORKER_CRASHED',
+      })
+      expect(await live.stats().catch(caught)).toMatchObject({ code: 'WORKER_CRASHED' })
+      await live.close()
+    })
+
+    it('is noticed when a task of the core traps', async () => {
+      const here = await room()
+      const error = await here.sendChat('/trap-in-task').catch(caught)
+      expect(error).toMatchObject({ code: 'WORKER_CRASHED' })
+      expect((error as Error).message).toContain('unreachable')
+    })
+  })
+
+  describe('close', () => {
+    it('is idempotent, ends rooms, and refuses what comes after', async () => {
+      const here = await room()
+      const { live } = here
+      const events = here.events()
+      const statuses: string[] = []
+      live.on('status', ({ status }) => statuses.push(status))
+      await Promise.all([live.close(), live.close()])
+      expect(await events.next()).toEqual({ done: true, value: undefined })
+      expect(await here.closed).toEqual({ reason: 'live-closed' })
+      expect(await live.closed).toEqual({ reason: 'closed' })
+      expect(await live.stats().catch(caught)).toMatchObject({ code: 'CLOSED' })
+      expect(live.status).toBe('disconnected')
+      expect(statuses).toEqual(['disconnected'])
+      await here.leave()
+    })
+
+    it('fails what is under way', async () => {
+      const here = await room()
+      const hanging = here.sendChat('/hang').catch(caught)
+      await here.live.close()
+      expect(await hanging).toMatchObject({ code: 'CLOSED' })
+    })
+
+    it('ends in time even if the core does not', async () => {
+      const live = await spawn({ relay: 'http://stuck.test' })
+      const start = performance.now()
+      await live.close()
+      expect(performance.now() - start).toBeLessThan(4_000)
+    })
+
+    it('happens at the end of a block', async () => {
+      let ended: Live['closed']
+      {
+        await using live = await spawn()
+        ended = live.closed
+      }
+      expect(await ended).toEqual({ reason: 'closed' })
+    })
+  })
+
+  it('forwards what happens to the page', async () => {
+    const live = await spawn()
+    const status = new Promise((resolve) => live.once('status', resolve))
+    live.link.lifecycle('frozen')
+    expect(await status).toEqual({ type: 'status', status: 'reconnecting' })
+    expect(live.status).toBe('reconnecting')
+  })
+}
+
+const caught = (error: unknown): unknown => error
+
+async function take<T>(items: AsyncIterator<T, undefined>, count: number): Promise<T[]> {
+  const taken: T[] = []
+  while (taken.length < count) {
+    const { done, value } = await items.next()
+    if (done) break
+    taken.push(value)
+  }
+  return taken
+}
+
+async function collect<T>(items: AsyncIterable<T>, into: T[]): Promise<void> {
+  for await (const item of items) into.push(item)
+}

@@ -1,0 +1,595 @@
+/**
+ * A core in TypeScript, for tests of the boundary alone: one endpoint, no network. Rooms do what
+ * their chat tells them (`/join bob`), broadcasts are read back by their own publisher.
+ */
+import type {
+  BroadcastHandle,
+  CoreHandle,
+  CoreModule,
+  CoreOptions,
+  GroupHandle,
+  ReadOptions,
+  RoomHandle,
+  RoomOptions,
+  ScopeHandle,
+  StreamHandle,
+  TrackHandle,
+} from '../../worker/core-module.js'
+import type { ChatMessage, Frame, Peer, WireEvent } from '../../src/wire.js'
+import type { Asks } from '../../worker/asks.js'
+
+const SELF_ID = 'aa'.repeat(32)
+/** As in the real core: beyond this the oldest events are dropped. */
+const EVENTS_CAP = 256
+const FRAMES_CAP = 1_024
+
+function fail(code: string, message: string, details?: unknown): never {
+  throw { code, message, ...(details === undefined ? {} : { details }) }
+}
+
+function trap(): never {
+  // (module (func (export "f") unreachable))
+  const bytes = Uint8Array.from([
+    0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 7, 5, 1, 1, 102, 0, 0, 10, 5, 1, 3,
+    0, 0, 11,
+  ])
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(bytes))
+  return (exports['f'] as () => never)()
+}
+
+export class FakeStream implements StreamHandle {
+  #items: unknown[] = []
+  #missed = 0
+  #done = false
+  #error: unknown
+  #wake: (() => void) | undefined
+  readonly #cap: number
+  readonly #onCancel: () => void
+
+  constructor(cap: number = EVENTS_CAP, onCancel?: () => void) {
+    this.#cap = cap
+    this.#onCancel = onCancel ?? ((): void => undefined)
+  }
+
+  push(item: unknown): void {
+    if (this.#items.length >= this.#cap) {
+      this.#items.shift()
+      this.#missed += 1
+    }
+    this.#items.push(item)
+    this.#wake?.()
+  }
+
+  end(error?: unknown): void {
+    this.#done = true
+    this.#error = error
+    this.#wake?.()
+  }
+
+  async nextBatch(
+    maxItems: number,
+    maxBytes: number,
+  ): Promise<{ items: unknown[]; done: boolean }> {
+    if (maxItems < 1 || maxBytes < 1) throw new Error('asked without credit')
+    while (this.#items.length === 0 && !this.#done) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+      })
+    }
+    const items: unknown[] = []
+    if (this.#missed > 0) {
+      items.push({ type: 'lagged', missed: this.#missed })
+      this.#missed = 0
+    }
+    let bytes = 0
+    while (this.#items.length > 0 && items.length < maxItems) {
+      const size = (this.#items[0] as Partial<Frame>).data?.byteLength ?? 0
+      if (items.length > 0 && bytes + size > maxBytes) break
+      bytes += size
+      items.push(this.#items.shift())
+    }
+    if (items.length === 0 && this.#error !== undefined) throw this.#error
+    return { items, done: this.#done && this.#items.length === 0 && this.#error === undefined }
+  }
+
+  cancel(): void {
+    this.#items = []
+    this.end()
+    this.#onCancel()
+  }
+
+  free(): void {}
+}
+
+class FakeGroup implements GroupHandle {
+  readonly #track: FakeTrack
+  readonly #sequence: number
+  #index = 0
+  #over = false
+
+  constructor(track: FakeTrack, sequence: number) {
+    this.#track = track
+    this.#sequence = sequence
+  }
+
+  write(data: Uint8Array, timestampUs = 0): void {
+    if (this.#over) fail('CLOSED', 'the group is closed')
+    this.#track.frame({
+      data: data.slice(),
+      timestamp: timestampUs,
+      group: this.#sequence,
+      index: this.#index++,
+    })
+  }
+
+  finish(): void {
+    this.#over = true
+  }
+
+  abort(): void {
+    this.#over = true
+  }
+
+  free(): void {}
+}
+
+class FakeTrack implements TrackHandle {
+  readonly readers = new Set<FakeStream>()
+  #newest: Frame[] = []
+  #groups = 0
+  #end: { error: unknown } | undefined
+  #waiting: (() => void)[] = []
+
+  frame(frame: Frame): void {
+    if (this.#newest[0]?.group !== frame.group) this.#newest = []
+    this.#newest.push(frame)
+    for (const reader of this.readers) reader.push({ ...frame, data: frame.data.slice() })
+  }
+
+  read(): FakeStream {
+    const stream = new FakeStream(FRAMES_CAP, () => {
+      this.readers.delete(stream)
+      this.#wake()
+    })
+    for (const frame of this.#newest) stream.push({ ...frame, data: frame.data.slice() })
+    if (this.#end) stream.end(this.#end.error)
+    else this.readers.add(stream)
+    this.#wake()
+    return stream
+  }
+
+  write(data: Uint8Array, timestampUs = 0): number {
+    const group = this.group()
+    group.write(data, timestampUs)
+    return this.#groups - 1
+  }
+
+  group(): GroupHandle {
+    if (this.#end) fail('TRACK_CLOSED', 'the track is closed', { code: 0 })
+    return new FakeGroup(this, this.#groups++)
+  }
+
+  datagram(data: Uint8Array): void {
+    if (data.byteLength > 1_200) fail('TOO_LARGE', 'a datagram is too large', { limit: 1_200 })
+  }
+
+  isUsed(): boolean {
+    return this.readers.size > 0
+  }
+
+  async used(): Promise<boolean> {
+    while (!this.isUsed() && !this.#end) await this.#change()
+    return !this.#end
+  }
+
+  async unused(): Promise<void> {
+    while (this.isUsed() && !this.#end) await this.#change()
+  }
+
+  finish(): void {
+    this.#close(undefined)
+  }
+
+  abort(code: number): void {
+    this.#close({ code: 'TRACK_CLOSED', message: 'the track was aborted', details: { code } })
+  }
+
+  free(): void {}
+
+  #close(error: unknown): void {
+    this.#end ??= { error }
+    for (const reader of this.readers) reader.end(error)
+    this.readers.clear()
+    this.#wake()
+  }
+
+  #change(): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push(resolve))
+  }
+
+  #wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+}
+
+class FakeBroadcast implements BroadcastHandle {
+  readonly tracks = new Map<string, FakeTrack>()
+  readonly #closed: (() => void)[] = []
+  over = false
+
+  track(name: string): TrackHandle {
+    if (this.tracks.has(name)) fail('INVALID_ARGUMENT', `there is a track ${name} already`)
+    const track = new FakeTrack()
+    this.tracks.set(name, track)
+    return track
+  }
+
+  closed(): Promise<void> {
+    return this.over ? Promise.resolve() : new Promise((resolve) => this.#closed.push(resolve))
+  }
+
+  finish(): void {
+    this.over = true
+    for (const track of this.tracks.values()) track.finish()
+    for (const resolve of this.#closed) resolve()
+  }
+
+  abort(code: number): void {
+    for (const track of this.tracks.values()) track.abort(code)
+    this.finish()
+  }
+
+  free(): void {}
+}
+
+class FakeScope implements ScopeHandle {
+  readonly published = new Map<string, FakeBroadcast>()
+  readonly #announced = new Set<FakeStream>()
+  #waiting: (() => void)[] = []
+
+  publish(name: string, broadcast: BroadcastHandle): void {
+    this.published.set(name, broadcast as FakeBroadcast)
+    for (const stream of this.#announced) stream.push({ remoteId: SELF_ID, name, active: true })
+    for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
+  unpublish(name: string): boolean {
+    for (const stream of this.#announced) stream.push({ remoteId: SELF_ID, name, active: false })
+    return this.published.delete(name)
+  }
+
+  publishedBroadcasts(): string[] {
+    return [...this.published.keys()].toSorted()
+  }
+
+  async connect(addr: { id: string }): Promise<void> {
+    if (addr.id !== SELF_ID) fail('CONNECT_FAILED', `${addr.id} cannot be dialled`)
+  }
+
+  sessionInfo(remote: string): { remoteId: string; version: string } | undefined {
+    return remote === SELF_ID ? { remoteId: remote, version: 'moq-lite-06' } : undefined
+  }
+
+  sessionStats(): undefined {
+    return undefined
+  }
+
+  sessionClosed(): Promise<{ code: number; reason: string }> {
+    return new Promise(() => undefined)
+  }
+
+  closeSession(): void {}
+
+  announced(): StreamHandle {
+    const stream = new FakeStream()
+    for (const name of this.publishedBroadcasts()) {
+      stream.push({ remoteId: SELF_ID, name, active: true })
+    }
+    this.#announced.add(stream)
+    return stream
+  }
+
+  async waitBroadcast(_remote: string, name: string): Promise<void> {
+    while (!this.published.has(name)) {
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    }
+  }
+
+  async broadcastClosed(_remote: string, name: string): Promise<void> {
+    await this.published.get(name)?.closed()
+  }
+
+  async readTrack(
+    _remote: string,
+    name: string,
+    track: string,
+    _options: ReadOptions,
+  ): Promise<StreamHandle> {
+    const found = this.published.get(name)?.tracks.get(track)
+    return found ? found.read() : fail('NOT_ANNOUNCED', `there is no track ${name}/${track}`)
+  }
+
+  free(): void {}
+}
+
+function peer(id: string, name: string, joinedAt = 1): Peer {
+  return { id, displayName: name, broadcasts: [], joinedAt }
+}
+
+/** The id that the peer of a name has. */
+export function idOf(name: string): string {
+  return [...new TextEncoder().encode(name)]
+    .map((byte) => byte.toString(16))
+    .join('')
+    .padEnd(64, '0')
+}
+
+class FakeRoom implements RoomHandle {
+  readonly #core: FakeCore
+  readonly #streams = new Set<FakeStream>()
+  readonly #channels = new Map<string, Set<FakeStream>>()
+  readonly #peers = new Map<string, Peer>()
+  readonly #history: ChatMessage[] = []
+  readonly #scope = new FakeScope()
+  #self: Peer
+  #messages = 0
+  #left = false
+
+  constructor(core: FakeCore, options: RoomOptions) {
+    this.#core = core
+    this.#self = {
+      id: SELF_ID,
+      broadcasts: [],
+      joinedAt: 1,
+      ...(options.displayName === undefined ? {} : { displayName: options.displayName }),
+      ...(options.presence === undefined ? {} : { presence: JSON.parse(options.presence) }),
+    }
+  }
+
+  id(): string {
+    return 'bb'.repeat(32)
+  }
+
+  self(): Peer {
+    return { ...this.#self, broadcasts: this.#scope.publishedBroadcasts() }
+  }
+
+  async peers(): Promise<Peer[]> {
+    return [...this.#peers.values()]
+  }
+
+  async events(): Promise<StreamHandle> {
+    const stream = new FakeStream(EVENTS_CAP, () => this.#streams.delete(stream))
+    for (const present of this.#peers.values()) stream.push({ type: 'peer-joined', peer: present })
+    this.#streams.add(stream)
+    return stream
+  }
+
+  async ticket(): Promise<string> {
+    return `room${'a'.repeat(53)}`
+  }
+
+  async publish(name: string, broadcast: BroadcastHandle): Promise<void> {
+    this.#scope.publish(name, broadcast)
+    this.#emit({ type: 'broadcast-subscribed', peer: this.self(), name })
+  }
+
+  async unpublish(name: string): Promise<boolean> {
+    return this.#scope.unpublish(name)
+  }
+
+  async setDisplayName(name?: string): Promise<void> {
+    const { displayName: _, ...rest } = this.#self
+    this.#self = name === undefined ? rest : { ...rest, displayName: name }
+  }
+
+  async setPresence(json?: string): Promise<void> {
+    if (json !== undefined && json.length > 2_048) {
+      fail('TOO_LARGE', `presence has ${json.length} bytes`, { limit: 2_048 })
+    }
+    const { presence: _, ...rest } = this.#self
+    this.#self = json === undefined ? rest : { ...rest, presence: JSON.parse(json) }
+  }
+
+  async sendChat(text: string): Promise<ChatMessage> {
+    if (text.startsWith('/')) await this.#command(text.slice(1).split(' '))
+    return this.#said(this.self(), text)
+  }
+
+  async chatHistory(): Promise<ChatMessage[]> {
+    return this.#history
+  }
+
+  async setChatPublisher(): Promise<void> {}
+
+  async channelSend(name: string, json: string): Promise<void> {
+    for (const stream of this.#channels.get(name) ?? []) stream.push({ from: SELF_ID, json })
+  }
+
+  async channelMessages(name: string): Promise<StreamHandle> {
+    const streams = this.#channels.get(name) ?? new Set()
+    this.#channels.set(name, streams)
+    const stream = new FakeStream()
+    streams.add(stream)
+    return stream
+  }
+
+  scope(): ScopeHandle {
+    return this.#scope
+  }
+
+  async stats(): Promise<{ peers: number; sessions: number; neighbors: number; refused: number }> {
+    return { peers: this.#peers.size, sessions: this.#streams.size, neighbors: 0, refused: 0 }
+  }
+
+  async diagnose(): Promise<[]> {
+    return []
+  }
+
+  async leave(): Promise<void> {
+    if (this.#left) return
+    this.#left = true
+    this.#core.log.push('left')
+    for (const stream of this.#streams) stream.end()
+    for (const streams of this.#channels.values()) for (const stream of streams) stream.end()
+  }
+
+  free(): void {}
+
+  #emit(event: WireEvent): void {
+    for (const stream of this.#streams) stream.push(structuredClone(event))
+  }
+
+  #said(from: Peer, text: string): ChatMessage {
+    this.#messages += 1
+    const message = { peer: from, text, timestamp: 1, id: String(this.#messages) }
+    this.#history.push(message)
+    return message
+  }
+
+  async #command([command = '', ...args]: string[]): Promise<void> {
+    const name = args[0] ?? ''
+    switch (command) {
+      case 'join': {
+        const joined = peer(idOf(name), name)
+        this.#peers.set(joined.id, joined)
+        this.#emit({ type: 'peer-joined', peer: joined })
+        return
+      }
+      case 'part': {
+        this.#peers.delete(idOf(name))
+        this.#emit({ type: 'peer-left', peer: peer(idOf(name), name), reason: 'left' })
+        return
+      }
+      case 'say':
+        this.#emit({
+          type: 'chat-message',
+          ...this.#said(peer(idOf(name), name), args.slice(1).join(' ')),
+        })
+        return
+      case 'burst':
+        for (let i = 0; i < Number(name); i += 1) {
+          const message = { peer: peer(idOf('x'), 'x'), text: String(i), timestamp: i, id: `b${i}` }
+          this.#emit({ type: 'chat-message', ...message })
+        }
+        return
+      case 'streams-fail':
+        for (const stream of this.#streams) {
+          stream.end({ code: 'PROTOCOL', message: 'the stream broke' })
+        }
+        return
+      case 'fail':
+        fail('SESSION_CLOSED', 'the session is closed', { code: 5, reason: 'because' })
+      // eslint-disable-next-line no-fallthrough
+      case 'hang':
+        await new Promise(() => undefined)
+        return
+      case 'trap':
+        trap()
+      // eslint-disable-next-line no-fallthrough
+      case 'trap-in-task':
+        setTimeout(trap)
+        await new Promise(() => undefined)
+        return
+      case 'unclonable':
+        throw Object.assign(new Error('x'), { code: 'X' })
+      case 'ask':
+        this.#said(this.self(), JSON.stringify(await fakeAsks.current?.ask('admit', args)))
+        return
+    }
+  }
+}
+
+/** Where the worker entry leaves what the core would ask with. */
+export const fakeAsks: { current: Asks | undefined } = { current: undefined }
+
+class FakeCore implements CoreHandle {
+  readonly log: string[] = []
+  readonly #scope = new FakeScope()
+  readonly #options: CoreOptions
+  readonly #status = new FakeStream()
+  readonly #incoming = new FakeStream()
+
+  constructor(options: CoreOptions) {
+    this.#options = options
+  }
+
+  endpointId(): string {
+    return SELF_ID
+  }
+
+  secretKey(): Uint8Array {
+    return this.#options.secretKey ?? new Uint8Array(32)
+  }
+
+  addr(): { id: string; relayUrl: string } {
+    return { id: SELF_ID, relayUrl: 'http://127.0.0.1:1/' }
+  }
+
+  status(): 'connected' {
+    return 'connected'
+  }
+
+  statusChanges(): StreamHandle {
+    return this.#status
+  }
+
+  /** Its counters tell tests what the boundary did. */
+  async stats(): Promise<{ rooms: number; sessions: number; refused: number }> {
+    return { rooms: this.log.filter((entry) => entry === 'left').length, sessions: 0, refused: 0 }
+  }
+
+  scope(): ScopeHandle {
+    return this.#scope
+  }
+
+  incomingSessions(): StreamHandle {
+    return this.#incoming
+  }
+
+  async decideIncoming(_pending: number, accept: boolean): Promise<boolean> {
+    this.log.push(accept ? 'accepted' : 'rejected')
+    return true
+  }
+
+  async openRoom(_ticket: string, options: RoomOptions): Promise<RoomHandle> {
+    if (options.displayName === 'slow') {
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    return new FakeRoom(this, options)
+  }
+
+  visibility(state: string): void {
+    this.log.push(state)
+    this.#status.push({ status: state === 'frozen' ? 'reconnecting' : 'connected' })
+    this.#incoming.push({ pending: 1, remoteId: SELF_ID })
+  }
+
+  leaveNow(): void {
+    this.log.push('leaving')
+    this.#status.push({ status: 'disconnected' })
+  }
+
+  async shutdown(): Promise<void> {
+    this.#status.end()
+    if (this.#options.relays[0]?.includes('stuck')) await new Promise(() => undefined)
+  }
+
+  free(): void {}
+}
+
+/** The module. */
+export const fakeModule: CoreModule = {
+  version: () => '0.0.0-fake',
+  onPanic: () => undefined,
+  Core: {
+    async spawn(options: CoreOptions): Promise<CoreHandle> {
+      const [relay] = options.relays === 'n0' ? [] : options.relays
+      if (relay?.includes('unreachable')) fail('RELAY_UNREACHABLE', 'no relay answered')
+      if (relay?.includes('never')) await new Promise(() => undefined)
+      if (relay?.includes('trap')) trap()
+      return new FakeCore(options)
+    },
+  },
+  Broadcast: FakeBroadcast,
+}

@@ -1,0 +1,39 @@
+/**
+ * Before all tests: bundles the library and the Worker with the fake core for Node, which reads no
+ * TypeScript, and starts the relay for the tests with the real core, if that is built.
+ */
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+import { build } from 'rolldown'
+import type { TestProject } from 'vitest/node'
+
+import { PROGRAM, startRelay } from './processes.js'
+
+declare module 'vitest' {
+  interface ProvidedContext {
+    /** URL of the relay of this run; undefined unless program and package are built. */
+    relay: string | undefined
+  }
+}
+
+const root: string = fileURLToPath(new URL('../../..', import.meta.url))
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  for (const [input, file] of [
+    ['ts/test/support/fake-worker-node.ts', 'fake-worker-node.js'],
+    ['ts/src/index.ts', 'index.js'],
+  ] as const) {
+    await build({
+      input: `${root}${input}`,
+      platform: 'node',
+      external: [/^node:/],
+      resolve: { conditionNames: ['node', 'import'] },
+      output: { file: `${root}target/ts-test/${file}`, format: 'es' },
+    })
+  }
+  const built = existsSync(PROGRAM) && existsSync(`${root}dist/core_bg.wasm`)
+  const relay = built ? await startRelay() : undefined
+  project.provide('relay', relay?.url)
+  return async () => relay?.stop()
+}

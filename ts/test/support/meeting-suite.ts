@@ -1,0 +1,146 @@
+/**
+ * Two endpoints with the real core meet over a relay: what the fake core cannot tell. The same tests
+ * run in Node and in Chromium.
+ */
+import { afterEach, describe, expect, it } from 'vitest'
+
+import { Broadcast, Live, Room, type RoomEvent, RoomTicket } from '../../src/index.js'
+
+export interface Meeting {
+  /** The Worker's script with the real core. */
+  readonly worker: () => URL
+  readonly relay: () => string
+}
+
+type Found<K> = Extract<RoomEvent, { type: K }>
+
+/** Reads the room's cursor until an event of a type. */
+async function until<K extends RoomEvent['type']>(room: Room, type: K): Promise<Found<K>> {
+  for (;;) {
+    const event = await room.recv()
+    if (!event) throw new Error(`the room ended before ${type}`)
+    if (event.type === type) return event as Found<K>
+  }
+}
+
+export function meetingSuite({ worker, relay }: Meeting): void {
+  const open: Live[] = []
+
+  async function spawn(): Promise<Live> {
+    const live = await Live.spawn({ worker: worker(), relay: relay() })
+    open.push(live)
+    return live
+  }
+
+  async function two(): Promise<[Room, Room]> {
+    const [one, other] = await Promise.all([spawn(), spawn()])
+    const alice = await Room.open(one, RoomTicket.generate(), { displayName: 'Alice' })
+    const bob = await Room.open(other, await alice.ticket(), { displayName: 'Bob' })
+    const [joined, seen] = await Promise.all([
+      until(alice, 'peer-joined'),
+      until(bob, 'peer-joined'),
+    ])
+    expect(joined.peer).toMatchObject({ id: other.endpointId, displayName: 'Bob' })
+    expect(seen.peer).toMatchObject({ id: one.endpointId, displayName: 'Alice' })
+    return [alice, bob]
+  }
+
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((live) => live.close()))
+  })
+
+  describe('two endpoints', () => {
+    it('see each other come, change and leave', async () => {
+      const [alice, bob] = await two()
+      expect(alice.id).toBe(bob.id)
+      expect([...alice.peers.keys()]).toEqual([bob.self.id])
+      await bob.setDisplayName('Robert')
+      await bob.setPresence({ typing: true })
+      await expect
+        .poll(() => alice.peers.get(bob.self.id))
+        .toMatchObject({ displayName: 'Robert', presence: { typing: true } })
+      await bob.leave()
+      const left = await until(alice, 'peer-left')
+      expect(left).toMatchObject({ peer: { id: bob.self.id }, reason: 'left' })
+      expect(alice.peers.size).toBe(0)
+    })
+
+    it('chat, each message once', async () => {
+      const [alice, bob] = await two()
+      await alice.chat.send('hello')
+      expect(await until(bob, 'chat-message')).toMatchObject({
+        text: 'hello',
+        peer: { id: alice.self.id },
+      })
+      await bob.chat.send('hi')
+      expect((await until(alice, 'chat-message')).text).toBe('hi')
+      const texts = async (room: Room): Promise<string[]> =>
+        (await room.chat.history()).map(({ text }) => text)
+      expect(await texts(alice)).toEqual(['hello', 'hi'])
+      expect(await texts(bob)).toEqual(['hello', 'hi'])
+    })
+
+    it("read each other's broadcasts", async () => {
+      const [alice, bob] = await two()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('data', { maxAgeMs: 10_000 })
+      await alice.publish('files', broadcast)
+      const { broadcast: remote, session } = await until(bob, 'broadcast-subscribed')
+      expect(remote.name).toBe('files')
+      const frames = remote.track('data', { maxAgeMs: 10_000 }).frames()
+      await writer.used()
+      const bytes = Uint8Array.from({ length: 100_000 }, (_, i) => i % 251)
+      writer.write(bytes, { timestamp: 1_000 })
+      const frame = (await frames.next()).value
+      expect(frame?.data).toEqual(bytes)
+      expect(frame?.index).toBe(0)
+      expect((await session.stats()).bytesReceived).toBeGreaterThan(100_000)
+      await frames.return()
+      await broadcast.close()
+      expect(await until(bob, 'broadcast-ended')).toMatchObject({ name: 'files' })
+    })
+
+    it('send over a channel', async () => {
+      const [alice, bob] = await two()
+      const cursors = bob.channel<{ x: number }>('cursors').messages()
+      const stop = new AbortController()
+      const sending = (async () => {
+        // A channel repeats nothing for those who come later: send until it is heard.
+        for (let x = 0; !stop.signal.aborted; x += 1) {
+          await alice.channel<{ x: number }>('cursors').send({ x })
+          await new Promise((resolve) => setTimeout(resolve, 20))
+        }
+      })()
+      const first = (await cursors.next()).value
+      stop.abort()
+      await sending
+      expect(first).toMatchObject({ from: alice.self.id, value: { x: expect.any(Number) } })
+    })
+
+    it('tell how they are connected', async () => {
+      const [alice, bob] = await two()
+      expect((await alice.stats()).peers).toBe(1)
+      expect((await alice.live.stats()).rooms).toBe(1)
+      expect((await alice.diagnose()).map(({ peer }) => peer)).toEqual([bob.self.id])
+      expect((await alice.live.addr()).relayUrl).toBe(new URL(relay()).href)
+    })
+
+    it("use each other's own scope", async () => {
+      const [one, other] = await Promise.all([spawn(), spawn()])
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await one.moq.publish('own', broadcast)
+      writer.write(new Uint8Array([1, 2, 3]))
+      const session = await other.moq.connect(await one.addr())
+      const remote = await session.subscribe('own')
+      for await (const group of remote.track('t')) {
+        expect((await group.next())?.data).toEqual(new Uint8Array([1, 2, 3]))
+        break
+      }
+      await session.close(7, 'done')
+      expect(await session.stats().catch((error: unknown) => error)).toMatchObject({
+        code: 'SESSION_CLOSED',
+      })
+    })
+  })
+}

@@ -1,0 +1,228 @@
+/**
+ * The API page of the design as code: it is compiled, never run. A changed name or type fails here
+ * first.
+ */
+import {
+  Broadcast,
+  type BroadcastSubscribed,
+  type ChatMessage,
+  type EndpointId,
+  type Frame,
+  type GroupReader,
+  type GroupWriter,
+  type IncomingSession,
+  type Json,
+  Live,
+  type MoqSession,
+  type Peer,
+  type RemoteBroadcast,
+  Room,
+  type RoomEvent,
+  type RoomEvents,
+  type RoomHandle,
+  RoomTicket,
+  RoomsError,
+  type RoomsErrorCode,
+  type Status,
+  type TrackWriter,
+} from 'iroh-rooms'
+
+import { type Same, holds } from './assert.js'
+
+/** The example of the page. */
+export async function example(): Promise<void> {
+  const live = await Live.spawn({ relay: 'http://localhost:3340' })
+  const meeting = await Room.open(live, RoomTicket.generate(), { displayName: 'Alice' })
+  for await (const event of meeting.events()) {
+    holds<Same<typeof event, RoomEvent>>()
+  }
+}
+
+/** Live. */
+export async function live(signal: AbortSignal): Promise<void> {
+  await using one = await Live.spawn({
+    relay: ['https://a.example', new URL('https://b.example')],
+    identity: new Uint8Array(32),
+    worker: new URL('https://example.org/worker.js'),
+    wasm: new Uint8Array(),
+    moq: { accept: 'manual' },
+    signal,
+  })
+  await Live.spawn({ relay: 'n0', identity: 'tab' })
+  // @ts-expect-error: neither a word nor bytes
+  await Live.spawn({ identity: 'disk' })
+  holds<Same<typeof one.endpointId, EndpointId>>()
+  holds<Same<typeof one.status, Status>>()
+  const off = one.on('status', ({ status }) => holds<Same<typeof status, Status>>(), { signal })
+  off()
+  // @ts-expect-error: no such event
+  one.on('state', () => undefined)
+  const { id, relayUrl } = await one.addr()
+  holds<Same<typeof id, EndpointId>>()
+  holds<Same<typeof relayUrl, string | undefined>>()
+  for (const room of one.rooms) holds<Same<typeof room, Room>>()
+  const { reason, error } = await one.closed
+  holds<Same<typeof reason, 'closed' | 'crashed'>>()
+  holds<Same<typeof error, RoomsError | undefined>>()
+}
+
+/** Room. */
+export async function room(one: Live, signal: AbortSignal): Promise<void> {
+  await using here = await Room.open(one, 'room…', {
+    displayName: 'Alice',
+    presence: { mood: ['fine'] },
+    autoSubscribe: false,
+    signal,
+  })
+  holds<Same<typeof here.self, Peer>>()
+  holds<Same<typeof here.peers, ReadonlyMap<EndpointId, Peer>>>()
+  // @ts-expect-error: a peer is immutable
+  here.self.displayName = 'Bob'
+
+  here.on('peer-left', ({ peer, reason }) => {
+    holds<Same<typeof peer, Peer>>()
+    holds<Same<typeof reason, 'left' | 'timeout' | 'kicked'>>()
+  })
+  here.once('chat-message', ({ text }) => holds<Same<typeof text, string>>())
+  here.on('broadcast-subscribed', (event) => holds<Same<typeof event, BroadcastSubscribed>>())
+  here.on('lagged', ({ missed }) => holds<Same<typeof missed, number>>())
+  // @ts-expect-error: no such event
+  here.on('peer-arrived', () => undefined)
+
+  await using events = here.events({ signal, buffer: 16 })
+  for await (const event of events) {
+    if (event.type === 'peer-updated') {
+      const [field] = event.changed
+      holds<
+        Same<typeof field, 'participantId' | 'displayName' | 'presence' | 'broadcasts' | undefined>
+      >()
+    }
+    if (event.type === 'broadcast-subscribed') {
+      holds<Same<typeof event.broadcast, RemoteBroadcast>>()
+      holds<Same<typeof event.session, MoqSession>>()
+    }
+  }
+  holds<Same<Awaited<ReturnType<typeof here.recv>>, RoomEvent | undefined>>()
+  holds<Same<ReturnType<typeof here.tryRecv>, RoomEvent | undefined>>()
+  const [cursor, handle] = here.split()
+  holds<Same<typeof cursor, RoomEvents>>()
+  holds<Same<typeof handle, RoomHandle>>()
+  for await (const event of cursor) holds<Same<typeof event, RoomEvent>>()
+
+  const ticket = await here.ticket()
+  holds<Same<typeof ticket, RoomTicket>>()
+  ticket.toURL('https://example.org').href.toUpperCase()
+  RoomTicket.parse(ticket.toString())
+  RoomTicket.new('00'.repeat(32), [here.self.id])
+  RoomTicket.fromEnv()
+
+  await handle.setDisplayName('Bob', { signal })
+  await handle.setDisplayName(undefined)
+  await handle.setPresence({ at: [1, 2] })
+  // @ts-expect-error: a function is no JSON
+  await handle.setPresence(() => undefined)
+
+  holds<Same<Awaited<ReturnType<typeof here.chat.send>>, ChatMessage>>()
+  holds<Same<Awaited<ReturnType<typeof here.chat.history>>, ChatMessage[]>>()
+  for await (const message of here.chat.messages({ history: false })) {
+    holds<Same<typeof message, ChatMessage>>()
+  }
+  await handle.sendChat('hello')
+  await handle.setChatPublisher(new Broadcast())
+
+  const cursors = here.channel<{ x: number }>('cursors')
+  await cursors.send({ x: 1 }, { to: here.self.id, datagram: true, signal })
+  // @ts-expect-error: not what the channel carries
+  await cursors.send('left')
+  for await (const { from, value } of cursors) {
+    holds<Same<typeof from, EndpointId>>()
+    holds<Same<typeof value, { x: number }>>()
+  }
+  for await (const { value } of here.channel('any').messages({ signal })) {
+    holds<Same<typeof value, Json>>()
+  }
+
+  holds<Same<Awaited<ReturnType<typeof here.stats>>['peers'], number>>()
+  const [diagnosis] = await here.diagnose()
+  holds<Same<NonNullable<typeof diagnosis>['path'], 'relay' | 'direct' | 'none'>>()
+  const { reason } = await here.closed
+  holds<Same<typeof reason, 'left' | 'live-closed' | 'crashed' | 'ended'>>()
+  await Promise.all([here.leave(), here.close()])
+}
+
+/** Broadcasts. */
+export async function broadcasts(here: Room, peer: Peer, signal: AbortSignal): Promise<void> {
+  await using broadcast = new Broadcast()
+  const writer = broadcast.track('clock', { priority: 10, maxAgeMs: 1_000 })
+  holds<Same<typeof writer, TrackWriter>>()
+  await here.publish('clock', broadcast)
+  writer.write(new Uint8Array(1), { timestamp: 1, transfer: true })
+  {
+    using group = writer.group()
+    holds<Same<typeof group, GroupWriter>>()
+    group.write(new Uint8Array(1))
+  }
+  writer.datagram(new Uint8Array(1))
+  await writer.ready
+  holds<Same<typeof writer.demand, boolean>>()
+  await writer.used({ signal })
+  await writer.close()
+  holds<Same<Awaited<ReturnType<typeof here.unpublish>>, boolean>>()
+
+  const remote = await here.subscribe(peer, 'clock', { signal })
+  const reader = remote.track('clock', {
+    priority: 1,
+    maxAgeMs: 0,
+    start: 3,
+    ordered: false,
+    signal,
+  })
+  for await (const group of reader) {
+    holds<Same<typeof group, GroupReader>>()
+    for await (const frame of group) holds<Same<typeof frame, Frame>>()
+  }
+  for await (const { data, timestamp, group, index } of reader.frames()) {
+    holds<Same<typeof data, Uint8Array>>()
+    holds<Same<[typeof timestamp, typeof group, typeof index], [number, number, number]>>()
+  }
+  holds<Same<ReturnType<typeof reader.toReadable>, ReadableStream<Frame>>>()
+  await remote.closed
+}
+
+/** Moq. */
+export async function moq({ moq: own }: Live, broadcast: Broadcast): Promise<void> {
+  await own.publish('name', broadcast)
+  holds<Same<Awaited<ReturnType<typeof own.publishedBroadcasts>>, string[]>>()
+  for await (const incoming of own.incomingSessions()) {
+    holds<Same<typeof incoming, IncomingSession>>()
+    await incoming.reject()
+    holds<Same<Awaited<ReturnType<typeof incoming.accept>>, MoqSession>>()
+  }
+  const session = await own.connect({ id: '00', relayUrl: 'https://a.example' })
+  holds<Same<typeof session, MoqSession>>()
+  holds<Same<Awaited<ReturnType<typeof session.subscribe>>, RemoteBroadcast>>()
+  for await (const { name, active } of session.announced()) {
+    holds<Same<[typeof name, typeof active], [string, boolean]>>()
+  }
+  const { bytesSent, path } = await session.stats()
+  holds<Same<typeof bytesSent, number>>()
+  holds<Same<typeof path, 'relay' | 'direct' | undefined>>()
+  await session.close(5, 'enough')
+  const { code, reason } = await session.closed
+  holds<Same<[typeof code, typeof reason], [number, string]>>()
+}
+
+/** Errors. */
+export function errors(error: unknown): void {
+  if (RoomsError.is(error)) holds<Same<typeof error.code, RoomsErrorCode>>()
+  if (RoomsError.is(error, 'TOO_LARGE')) {
+    holds<Same<typeof error.code, 'TOO_LARGE'>>()
+    holds<Same<typeof error.details.limit, number>>()
+  }
+  if (RoomsError.is(error, 'CLOSED')) holds<Same<typeof error.details, undefined>>()
+  if (RoomsError.is(error, 'SESSION_CLOSED')) error.details.reason.trim()
+  // @ts-expect-error: no such code
+  RoomsError.is(error, 'NOPE')
+  // @ts-expect-error: only the library makes handles
+  void new Room()
+}

@@ -1,0 +1,139 @@
+/**
+ * What the Worker asks of the WebAssembly module: the contract with `crates/bindings`.
+ *
+ * The entries assign the generated module to {@link CoreModule}, so a change on the Rust side that
+ * breaks this page fails to compile.
+ */
+import type {
+  ChatMessage,
+  Diagnosis,
+  EndpointAddr,
+  LiveStats,
+  Peer,
+  RoomStats,
+  SessionStats,
+  Status,
+} from '../src/wire.js'
+
+/** The module as a whole. */
+export interface CoreModule {
+  /** Version of the crate. */
+  version(): string
+  /** Calls back, within the panicking call, with the message of a Rust panic. */
+  onPanic(callback: (message: string) => void): void
+  readonly Core: { spawn(options: CoreOptions): Promise<CoreHandle> }
+  readonly Broadcast: new () => BroadcastHandle
+}
+
+export interface CoreOptions {
+  relays: 'n0' | string[]
+  secretKey?: Uint8Array
+  moqAccept: 'all' | 'manual'
+}
+
+export interface RoomOptions {
+  displayName?: string
+  /** JSON. */
+  presence?: string
+  autoSubscribe: boolean
+}
+
+export interface ReadOptions {
+  priority: number
+  maxAgeMs: number
+  start?: number
+  ordered: boolean
+}
+
+export interface CoreHandle {
+  endpointId(): string
+  secretKey(): Uint8Array
+  addr(): EndpointAddr
+  status(): Status
+  statusChanges(): StreamHandle
+  stats(): Promise<LiveStats>
+  scope(): ScopeHandle
+  incomingSessions(): StreamHandle
+  decideIncoming(pending: number, accept: boolean): Promise<boolean>
+  openRoom(ticket: string, options: RoomOptions): Promise<RoomHandle>
+  visibility(state: 'visible' | 'hidden' | 'frozen' | 'resumed'): void
+  leaveNow(): void
+  shutdown(graceMs: number): Promise<void>
+  free(): void
+}
+
+export interface RoomHandle {
+  id(): string
+  self(): Peer
+  peers(): Promise<Peer[]>
+  events(): Promise<StreamHandle>
+  ticket(): Promise<string>
+  publish(name: string, broadcast: BroadcastHandle): Promise<void>
+  unpublish(name: string): Promise<boolean>
+  setDisplayName(name?: string): Promise<void>
+  setPresence(json?: string): Promise<void>
+  sendChat(text: string): Promise<ChatMessage>
+  chatHistory(): Promise<ChatMessage[]>
+  setChatPublisher(broadcast: BroadcastHandle): Promise<void>
+  channelSend(name: string, json: string, to: string | undefined, datagram: boolean): Promise<void>
+  channelMessages(name: string): Promise<StreamHandle>
+  scope(): ScopeHandle
+  stats(): Promise<RoomStats>
+  diagnose(): Promise<Diagnosis[]>
+  leave(): Promise<void>
+  free(): void
+}
+
+export interface ScopeHandle {
+  publish(name: string, broadcast: BroadcastHandle): void
+  unpublish(name: string): boolean
+  publishedBroadcasts(): string[]
+  connect(addr: EndpointAddr): Promise<void>
+  sessionInfo(remote: string): { remoteId: string; version: string } | undefined
+  sessionStats(remote: string): SessionStats | undefined
+  sessionClosed(remote: string): Promise<{ code: number; reason: string }>
+  closeSession(remote: string, code: number, reason: string): void
+  announced(remote?: string): StreamHandle
+  waitBroadcast(remote: string, name: string): Promise<void>
+  broadcastClosed(remote: string, name: string): Promise<void>
+  readTrack(
+    remote: string,
+    name: string,
+    track: string,
+    options: ReadOptions,
+  ): Promise<StreamHandle>
+  free(): void
+}
+
+export interface BroadcastHandle {
+  track(name: string, options: { priority: number; maxAgeMs: number }): TrackHandle
+  finish(): void
+  abort(code: number): void
+  free(): void
+}
+
+export interface TrackHandle {
+  write(data: Uint8Array, timestampUs?: number): number
+  group(): GroupHandle
+  datagram(data: Uint8Array, timestampUs?: number): void
+  used(): Promise<boolean>
+  unused(): Promise<void>
+  isUsed(): boolean
+  finish(): void
+  abort(code: number): void
+  free(): void
+}
+
+export interface GroupHandle {
+  write(data: Uint8Array, timestampUs?: number): void
+  finish(): void
+  abort(code: number): void
+  free(): void
+}
+
+/** Items one batch after the other; a batch that is not the last has at least one item. */
+export interface StreamHandle {
+  nextBatch(maxItems: number, maxBytes: number): Promise<{ items: unknown[]; done: boolean }>
+  cancel(): void
+  free(): void
+}

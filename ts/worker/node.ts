@@ -1,0 +1,39 @@
+/** Entry of the Worker in Node. */
+import { readFile } from 'node:fs/promises'
+
+import init, * as module from '#core'
+import { serve } from './boot.js'
+import { nodeScope } from './scope-node.js'
+import type { CoreModule } from './core-module.js'
+
+serve(nodeScope(), async (wasm): Promise<CoreModule> => {
+  await installWebSocket()
+  await init({ module_or_path: await source(wasm) })
+  return module
+})
+
+/** Node 20 has no WebSocket of its own. */
+async function installWebSocket(): Promise<void> {
+  if ('WebSocket' in globalThis) return
+  const ws = await import('ws')
+  class WebSocket extends ws.WebSocket {
+    constructor(url: string, protocols?: string | string[]) {
+      super(url, protocols, { allowSynchronousEvents: false })
+      // A message that comes right behind the handshake is delivered before what waits for `open`
+      // runs, unlike in browsers: nobody would be listening yet.
+      this.once('open', () => {
+        this.pause()
+        setImmediate(() => this.resume())
+      })
+    }
+  }
+  Object.assign(globalThis, { WebSocket })
+}
+
+async function source(
+  wasm: string | BufferSource | WebAssembly.Module | undefined,
+): Promise<BufferSource | WebAssembly.Module | Response> {
+  if (wasm !== undefined && typeof wasm !== 'string') return wasm
+  const url = new URL(wasm ?? './core_bg.wasm', import.meta.url)
+  return url.protocol === 'file:' ? readFile(url) : fetch(url)
+}

@@ -1,0 +1,51 @@
+import { existsSync } from 'node:fs'
+
+import { playwright } from '@vitest/browser-playwright'
+import { type ViteUserConfig, defineConfig } from 'vitest/config'
+
+const chromium = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
+
+const config: ViteUserConfig = defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: 'node',
+          testTimeout: 15_000,
+          environment: 'node',
+          include: ['ts/test/unit/**/*.test.ts', 'ts/test/node/**/*.test.ts'],
+          globalSetup: ['ts/test/support/global-setup.ts'],
+        },
+      },
+      {
+        test: {
+          name: 'chromium',
+          testTimeout: 15_000,
+          include: ['ts/test/chromium/**/*.test.ts'],
+          globalSetup: ['ts/test/support/global-setup.ts'],
+          browser: {
+            enabled: existsSync(chromium),
+            headless: true,
+            screenshotFailures: false,
+            provider: playwright({
+              launchOptions: {
+                executablePath: chromium,
+                args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
+              },
+            }),
+            instances: [{ browser: 'chromium' }],
+          },
+        },
+      },
+      {
+        test: {
+          name: 'e2e',
+          environment: 'node',
+          include: ['ts/test/e2e/**/*.test.ts'],
+        },
+      },
+    ],
+  },
+})
+
+export default config
