@@ -1,0 +1,99 @@
+// Bundles the package into dist/: one self-contained file for each thread and platform, the
+// WebAssembly beside them, and the types.
+//
+//   index.js   node.js          the library, for browsers and for Node
+//   worker.js  worker-node.js   the Worker's script, Comlink and the generated glue inside
+//   core_bg.wasm                named by exactly one `new URL(...)` in each Worker's script
+//   types/                      declarations; what is marked @internal is left out
+
+import { copyFileSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+import { rolldown } from 'rolldown'
+
+import { CORE_DIR, run } from './lib.mjs'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const at = (...parts) => join(root, ...parts)
+const dist = at('dist')
+
+/** Bundlers of applications look for this literal, with the dot; the generated code has none. */
+const WASM_LITERAL = "new URL('./core_bg.wasm', import.meta.url)"
+
+const glue = {
+  name: 'core-glue',
+  load(id) {
+    if (id !== join(CORE_DIR, 'core.js')) return null
+    const code = readFileSync(id, 'utf8')
+    const parts = code.split("new URL('core_bg.wasm', import.meta.url)")
+    if (parts.length !== 2) {
+      this.error(
+        `core.js names core_bg.wasm ${parts.length - 1} times, once is expected: wasm-bindgen has changed`,
+      )
+    }
+    return parts.join(WASM_LITERAL)
+  },
+}
+
+/** The minifier writes strings as templates; not every bundler takes those for a literal. */
+const literals = {
+  name: 'url-literals',
+  generateBundle(_options, files) {
+    for (const file of Object.values(files)) {
+      if (file.type !== 'chunk') continue
+      file.code = file.code.replaceAll(/new URL\(`([^`$]*)`,/g, "new URL('$1',")
+    }
+  },
+}
+
+const outputs = [
+  { input: 'ts/src/index.ts', file: 'index.js', platform: 'browser', external: [] },
+  { input: 'ts/src/index.ts', file: 'node.js', platform: 'node', external: [/^node:/] },
+  { input: 'ts/worker/browser.ts', file: 'worker.js', platform: 'browser', external: [] },
+  // ws is a dependency of the package: only Node 20 loads it.
+  {
+    input: 'ts/worker/node.ts',
+    file: 'worker-node.js',
+    platform: 'node',
+    external: [/^node:/, 'ws'],
+  },
+]
+
+rmSync(dist, { recursive: true, force: true })
+mkdirSync(dist, { recursive: true })
+
+for (const { input, file, platform, external } of outputs) {
+  const bundle = await rolldown({
+    input: at(input),
+    platform,
+    external,
+    plugins: [glue, literals],
+    resolve: { conditionNames: platform === 'node' ? ['node', 'import'] : ['browser', 'import'] },
+    tsconfig: at('tsconfig.json'),
+    onLog(level, log, handle) {
+      if (level === 'warn') throw new Error(`${file}: ${log.message}`)
+      handle(level, log)
+    },
+  })
+  await bundle.write({
+    file: join(dist, file),
+    format: 'es',
+    // Class names are what people see in their console.
+    minify: {
+      mangle: { keepNames: { class: true, function: false } },
+      compress: { keepNames: { class: true, function: false } },
+    },
+    sourcemap: true,
+    codeSplitting: false,
+    comments: { legal: true, annotation: true, jsdoc: false },
+  })
+  await bundle.close()
+}
+
+copyFileSync(join(CORE_DIR, 'core_bg.wasm'), join(dist, 'core_bg.wasm'))
+await run(process.execPath, [
+  at('node_modules/typescript/bin/tsc'),
+  '-p',
+  at('tsconfig.build.json'),
+])
