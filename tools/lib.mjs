@@ -316,14 +316,16 @@ const readyLine = (line) => {
 
 /**
  * Starts a command that stays, and waits until `pick` finds in a line of its output what is waited
- * for: by default the `{"type":"ready"}` that every command of the native program begins with.
+ * for: by default the `{"type":"ready"}` that every command of the native program begins with. With
+ * `input` its standard input can be written to.
  */
 export async function startService(
   command,
   args,
-  { limitMs = 20_000, pick = readyLine, ...options } = {},
+  { limitMs = 20_000, pick = readyLine, input = false, ...options } = {},
 ) {
-  const child = start(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] })
+  const stdio = [input ? 'pipe' : 'ignore', 'pipe', 'pipe']
+  const child = start(command, args, { ...options, stdio })
   const words = [command.replace(`${root}/`, ''), ...args].join(' ')
   let said = ''
   const hear = (text) => (said = (said + text).slice(-TAIL_BYTES))

@@ -3,7 +3,15 @@
 // (TypeScript, Vite, a browser) and a relay.
 
 import { createServer } from 'node:http'
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { extname, join, normalize } from 'node:path'
 import { build, preview } from 'vite'
@@ -28,45 +36,6 @@ const live = await Live.spawn({ relay: ${JSON.stringify(relay)}, identity: 'memo
 const id = live.endpointId
 await live.close()
 `
-
-await main(import.meta, async () => {
-  const folder = mkdtempSync(join(tmpdir(), 'iroh-rooms-pack-'))
-  const relay = await startService(PROGRAM, ['relay', '--bind', '127.0.0.1:0', '--json'])
-  const url = relay.ready.url
-  const tests = [
-    ['packs what is intended', () => packs(folder)],
-    ['installs into an empty project', () => installs(folder)],
-    ['types stand on their own', () => types(folder)],
-    ['Node imports and runs it', () => inNode(folder, url)],
-    [
-      'a page without a bundler runs it',
-      () => withBrowser((browser) => unbundled(folder, url, browser)),
-    ],
-    [
-      'Vite builds an app that runs it',
-      () => withBrowser((browser) => bundled(folder, url, browser)),
-    ],
-  ]
-  let passed = 0
-  try {
-    for (const [name, test] of tests) {
-      try {
-        await step(name, test)
-        passed++
-      } catch (error) {
-        console.error(error instanceof Stop ? error.message : error.stack)
-        // Without a package there is nothing to test.
-        if (passed < 2) break
-      }
-    }
-  } finally {
-    await stop(relay.child)
-    rmSync(folder, { recursive: true, force: true })
-  }
-  const failed = tests.length - passed
-  console.log(`\n${passed} passed, ${failed} failed`)
-  if (failed > 0) process.exitCode = 1
-})
 
 async function packs(folder) {
   const { stdout } = await run(
@@ -171,13 +140,10 @@ async function unbundled(folder, url, browser) {
     const type = { '.html': 'text/html', '.js': 'text/javascript', '.wasm': 'application/wasm' }[
       extname(path)
     ]
-    try {
-      response
-        .writeHead(200, { 'content-type': type ?? 'application/octet-stream' })
-        .end(readFileSync(join(folder, path)))
-    } catch {
-      response.writeHead(404).end()
-    }
+    const file = statSync(join(folder, path), { throwIfNoEntry: false })
+    if (!file?.isFile()) return void response.writeHead(404).end()
+    response.writeHead(200, { 'content-type': type ?? 'application/octet-stream' })
+    response.end(readFileSync(join(folder, path)))
   })
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
   try {
@@ -238,3 +204,42 @@ async function visit(browser, address) {
       )
     })
 }
+
+await main(import.meta, async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'iroh-rooms-pack-'))
+  const relay = await startService(PROGRAM, ['relay', '--bind', '127.0.0.1:0', '--json'])
+  const url = relay.ready.url
+  const tests = [
+    ['packs what is intended', () => packs(folder)],
+    ['installs into an empty project', () => installs(folder)],
+    ['types stand on their own', () => types(folder)],
+    ['Node imports and runs it', () => inNode(folder, url)],
+    [
+      'a page without a bundler runs it',
+      () => withBrowser((browser) => unbundled(folder, url, browser)),
+    ],
+    [
+      'Vite builds an app that runs it',
+      () => withBrowser((browser) => bundled(folder, url, browser)),
+    ],
+  ]
+  let passed = 0
+  try {
+    for (const [name, test] of tests) {
+      try {
+        await step(name, test)
+        passed++
+      } catch (error) {
+        console.error(error instanceof Stop ? error.message : error.stack)
+        // Without a package there is nothing to test.
+        if (passed < 2) break
+      }
+    }
+  } finally {
+    await stop(relay.child)
+    rmSync(folder, { recursive: true, force: true })
+  }
+  const failed = tests.length - passed
+  console.log(`\n${passed} passed, ${failed} failed`)
+  if (failed > 0) process.exitCode = 1
+})

@@ -30,8 +30,10 @@ const BROWSER = ['chromium', 'chromium', 'the tests load the package in a browse
 /** `needsBrowser: false`: a browser is installed if that is allowed, and otherwise done without. */
 export async function setup({ needsBrowser = true } = {}) {
   await step('rust', rust)
+  // Before anything that takes minutes: this may end here.
+  const packages = await missingPackages(needsBrowser)
   const results = await Promise.allSettled([
-    step('system packages', () => systemPackages(needsBrowser)),
+    step('system packages', () => installPackages(packages)),
     step('npm packages', npmPackages),
     step(`wasm-bindgen ${WASM_BINDGEN}`, wasmBindgen)
       .then(() => step(`wasm-pack ${WASM_PACK}`, wasmPack))
@@ -73,24 +75,31 @@ async function rust(note) {
   if (missing.length > 0) await run('rustup', ['component', 'add', ...missing], { onLine: note })
 }
 
-async function systemPackages(needsBrowser) {
+const isRoot = process.getuid?.() === 0
+
+/** The Debian packages to install, after making sure that this may be done. */
+async function missingPackages(needsBrowser) {
   const missing = PROGRAMS.filter(([program]) => !which(program))
   if (!chromium()) missing.push(BROWSER)
-  if (missing.length === 0) return false
-  const root = process.getuid?.() === 0
-  const mayInstall =
-    which('apt-get') && (root || (await run('sudo', ['-n', 'true'], { check: false })).code === 0)
-  if (!mayInstall && !needsBrowser && missing.length === 1 && missing[0] === BROWSER) return false
-  const packages = missing.map(([, name]) => name)
-  if (!mayInstall) {
-    const list = missing.map(([program, , why]) => `  ${program}: ${why}`).join('\n')
-    const how = which('apt-get')
-      ? `Install with\n  ${root ? '' : 'sudo '}apt-get install -y ${packages.join(' ')}`
-      : `Install with your system's package manager; Debian's names are: ${packages.join(' ')}.`
-    throw new Stop(`Missing, and not ours to install here:\n${list}\n${how}\nand run this again.`)
-  }
+  if (missing.length === 0) return []
+  const hasApt = which('apt-get') !== undefined
+  const maySudo = async () => (await run('sudo', ['-n', 'true'], { check: false })).code === 0
+  if (hasApt && (isRoot || (await maySudo()))) return missing.map(([, name]) => name)
+
+  const wanted = missing.filter((it) => it !== BROWSER || needsBrowser)
+  if (wanted.length === 0) return []
+  const list = wanted.map(([program, , why]) => `  ${program}: ${why}`).join('\n')
+  const names = wanted.map(([, name]) => name).join(' ')
+  const how = hasApt
+    ? `Install with\n  sudo apt-get install -y ${names}`
+    : `Install with your system's package manager; Debian's names are: ${names}.`
+  throw new Stop(`Missing, and not ours to install here:\n${list}\n${how}\nand run this again.`)
+}
+
+async function installPackages(packages) {
+  if (packages.length === 0) return false
   const apt = (...args) =>
-    run(root ? 'apt-get' : 'sudo', [...(root ? [] : ['-n', 'apt-get']), ...args], {
+    run(isRoot ? 'apt-get' : 'sudo', [...(isRoot ? [] : ['-n', 'apt-get']), ...args], {
       env: { DEBIAN_FRONTEND: 'noninteractive' },
       limitMs: 10 * 60_000,
     })
@@ -150,7 +159,9 @@ async function npmPackages(note) {
     !path.includes('node_modules') ||
     got[path]?.version === version
   if (wanted && got && Object.entries(wanted).every(isThere)) return false
-  await run('npm', [wanted ? 'ci' : 'install', '--no-audit', '--no-fund'], {
+  // Not `npm ci`: it refuses a lock file that lacks packages for platforms which a mirror does not serve.
+  // What is in the lock file is installed in that version either way.
+  await run('npm', ['install', '--no-audit', '--no-fund'], {
     onLine: note,
     limitMs: 10 * 60_000,
   })

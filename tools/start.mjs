@@ -41,6 +41,8 @@ await main(import.meta, async (args) => {
     }),
   )
   const ticket = bot.ready
+  // For a room that somebody opens without a ticket.
+  process.env.VITE_RELAY = url
   const page = await step('page', () => servePage(at('examples/room')))
   console.log(`
 ${bold('A room is ready')} ${dim(`(${seconds(Date.now() - began)})`)}

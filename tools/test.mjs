@@ -68,6 +68,12 @@ const LAYERS = {
     limit: 6 * MINUTE,
     ...vitest('e2e'),
   },
+  examples: {
+    about: 'built, run, talked to',
+    needs: ['module', 'native'],
+    limit: 4 * MINUTE,
+    ...script('examples-test.mjs'),
+  },
   pack: {
     about: 'the package as shipped',
     needs: ['module', 'native'],
@@ -77,56 +83,8 @@ const LAYERS = {
   size: { about: 'within the budget', needs: ['module'], limit: MINUTE, ...script('size.mjs') },
 }
 
-await main(import.meta, async (names) => {
-  const unknown = names.filter((name) => !(name in LAYERS))
-  if (unknown.length > 0)
-    throw new Stop(`no layer ${unknown.join(', ')}: there are ${Object.keys(LAYERS).join(', ')}`)
-  const layers = Object.entries(LAYERS).filter(
-    ([name]) => names.length === 0 || names.includes(name),
-  )
-  const needs = new Set(layers.flatMap(([, { needs }]) => needs))
-  const rows = []
-  const timed = async (name, about, work) => {
-    console.log(bold(`\n${name}`) + dim(`  ${about}`))
-    const began = Date.now()
-    const result = await work()
-    rows.push({ name, about, took: Date.now() - began, ...result })
-    return result
-  }
-
-  await timed('set-up', 'tools, packages', () => setup())
-  await timed('build', 'module, bundles, programs', async () => {
-    const steps = [
-      ...(needs.has('module') ? ['wasm', 'opt', 'bundle'] : []),
-      ...(needs.has('native') ? ['native'] : []),
-    ]
-    // The tests compile while the module links: that part keeps only one of the cores busy.
-    await Promise.all([
-      steps.length > 0 && build({ steps }),
-      names.length === 0 && step('rust tests', compileRustTests),
-    ])
-  })
-  for (const [name, layer] of layers) {
-    const result = await timed(name, layer.about, () => runLayer(name, layer))
-    if (result.late)
-      console.log(red(`${name} was ended: not finished after ${seconds(layer.limit)}`))
-  }
-
-  console.log()
-  for (const { name, about, took, ok, passed, failed } of rows) {
-    const counts = ok === undefined ? '' : `${passed} passed${failed ? `, ${failed} failed` : ''}`
-    const mark = ok === false ? red('✗') : green('✓')
-    console.log(
-      `${mark} ${name.padEnd(10)}${seconds(took).padStart(9)}  ${counts.padEnd(22)}${dim(about)}`,
-    )
-  }
-  const total = (key) => rows.reduce((sum, row) => sum + (row[key] ?? 0), 0)
-  console.log(`  ${'together'.padEnd(10)}${seconds(total('took')).padStart(9)}\n`)
-  console.log(
-    `${total('passed')} passed, ${total('failed')} failed${total('skipped') ? `, ${total('skipped')} skipped` : ''}`,
-  )
-  if (rows.some(({ ok }) => ok === false)) process.exitCode = 1
-})
+// It has its own place, and comes with it.
+if (!existsSync(at('ts/test/e2e'))) delete LAYERS.e2e
 
 async function runLayer(name, { command, limit, count }) {
   mkdirSync(at('target/reports'), { recursive: true })
@@ -199,3 +157,52 @@ function countLine(tail) {
   const match = /^(\d+) passed, (\d+) failed$/m.exec(plain(tail))
   return match ? { passed: Number(match[1]), failed: Number(match[2]) } : undefined
 }
+
+await main(import.meta, async (names) => {
+  const unknown = names.filter((name) => !(name in LAYERS))
+  if (unknown.length > 0)
+    throw new Stop(`no layer ${unknown.join(', ')}: there are ${Object.keys(LAYERS).join(', ')}`)
+  const layers = Object.entries(LAYERS).filter(
+    ([name]) => names.length === 0 || names.includes(name),
+  )
+  const needs = new Set(layers.flatMap(([, { needs }]) => needs))
+  const rows = []
+  const timed = async (name, about, work) => {
+    console.log(bold(`\n${name}`) + dim(`  ${about}`))
+    const began = Date.now()
+    const result = await work()
+    rows.push({ name, about, took: Date.now() - began, ...result })
+    return result
+  }
+
+  await timed('set-up', 'tools, packages', () => setup())
+  await timed('build', 'module, bundles, programs', async () => {
+    const module = needs.has('module') ? ['wasm', 'opt', 'bundle'] : []
+    // What is native compiles while the module links, which keeps only one of the cores busy.
+    const native = async () => {
+      if (needs.has('native')) await build({ steps: ['native'] })
+      if (names.length === 0) await step('rust tests', compileRustTests)
+    }
+    await Promise.all([build({ steps: module }), native()])
+  })
+  for (const [name, layer] of layers) {
+    const result = await timed(name, layer.about, () => runLayer(name, layer))
+    if (result.late)
+      console.log(red(`${name} was ended: not finished after ${seconds(layer.limit)}`))
+  }
+
+  console.log()
+  for (const { name, about, took, ok, passed, failed } of rows) {
+    const counts = ok === undefined ? '' : `${passed} passed${failed ? `, ${failed} failed` : ''}`
+    const mark = ok === false ? red('✗') : green('✓')
+    console.log(
+      `${mark} ${name.padEnd(10)}${seconds(took).padStart(9)}  ${counts.padEnd(22)}${dim(about)}`,
+    )
+  }
+  const total = (key) => rows.reduce((sum, row) => sum + (row[key] ?? 0), 0)
+  console.log(`  ${'together'.padEnd(10)}${seconds(total('took')).padStart(9)}\n`)
+  console.log(
+    `${total('passed')} passed, ${total('failed')} failed${total('skipped') ? `, ${total('skipped')} skipped` : ''}`,
+  )
+  if (rows.some(({ ok }) => ok === false)) process.exitCode = 1
+})

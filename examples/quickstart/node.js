@@ -4,6 +4,7 @@ const ticket = process.argv[2] ? RoomTicket.parse(process.argv[2]) : RoomTicket.
 const live = await Live.spawn({ relay: ticket.relays.length > 0 ? ticket.relays : 'n0' })
 const room = await Room.open(live, ticket, { displayName: 'node' })
 console.log('join with', String(await room.ticket()))
+process.once('SIGINT', () => void live.close()) // says goodbye, ends the loop below
 
 for await (const event of room.events()) {
   if (event.type === 'peer-joined') await room.chat.send(`hello, ${event.peer.displayName}`)

@@ -103,7 +103,7 @@ impl std::fmt::Debug for IncomingSession {
     }
 }
 
-/// Sessions that peers open. See [`Moq::incoming_sessions`].
+/// Sessions that peers open. See [`crate::Moq::incoming_sessions`].
 pub struct IncomingSessions {
     receiver: broadcast::Receiver<IncomingSession>,
     skipped: u64,

@@ -64,7 +64,7 @@ struct MoqInner {
 }
 
 impl Moq {
-    /// Starts MoQ on an endpoint. Register [`Moq::protocol_handler`] for each of [`ALPNS`].
+    /// Starts MoQ on an endpoint. Register [`Moq::protocol_handler`] for each of [`crate::ALPNS`].
     pub fn new(endpoint: Endpoint) -> Self {
         Self::with_config(endpoint, Config::default())
     }
@@ -99,7 +99,7 @@ impl Moq {
         }
     }
 
-    /// What to register with iroh's Router for each of [`ALPNS`].
+    /// What to register with iroh's Router for each of [`crate::ALPNS`].
     pub fn protocol_handler(&self) -> MoqProtocolHandler {
         MoqProtocolHandler {
             inbox: self.inner.inbox.clone(),

@@ -6,7 +6,7 @@
 //! the scope: sessions come and go underneath.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -320,16 +320,18 @@ impl Scope {
         });
     }
 
-    /// Closes every session at once, without waiting for anything: the scope is closed after it.
-    /// For the moment in which a page goes away.
-    pub fn close_now(&self, code: u32, reason: &str) {
-        self.inner.shut(code, reason);
-        let _full_or_gone = self.inner.inbox.try_send(Message::ScopeClosed {
-            scope: self.inner.id,
-            code,
-            reason: reason.to_owned(),
-            done: None,
-        });
+    /// Ends the sessions with all peers at once, without waiting for anything. The scope stays
+    /// open. For the moment in which a page goes away, and may come back.
+    pub fn disconnect_all(&self, code: u32, reason: &str) {
+        let remotes: BTreeSet<EndpointId> = self
+            .inner
+            .links()
+            .values()
+            .map(|link| link.remote)
+            .collect();
+        for remote in remotes {
+            self.disconnect(remote, code, reason);
+        }
     }
 
     /// Closes the scope: withdraws what is published and closes every session; peers get the code

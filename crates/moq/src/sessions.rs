@@ -717,6 +717,7 @@ mod tests {
             }
             // Whoever waits waits for a dial, and a session means that something carries it.
             assert!(self.waiting.is_empty() || self.dial.is_some());
+            assert!(self.waiting.is_empty() || self.standing.is_none());
             assert!(!self.session || self.standing.is_some() || self.dial.is_some());
             assert!(self.open.len() <= 1 + MAX_RETIRING, "connections pile up");
         }

@@ -183,7 +183,7 @@ async fn announcing_without_measure_is_ignored_and_then_ended() {
     .await;
     assert_eq!(listener.moq.stats().sessions, 1);
 
-    for number in 0..10_000 {
+    for number in 0..limits::MAX_ANNOUNCED_HARD {
         held.push(
             raw.local
                 .publish(format!("c{number}"), origin::Route::default())

@@ -336,7 +336,7 @@ async fn a_closed_scope_takes_and_gives_nothing() {
         "CLOSED"
     );
 
-    ours.close_now(close::LEAVING, "gone");
+    ours.close(close::LEAVING, "gone").await;
     assert_eq!(
         within("closed", ours.connect(b.addr()))
             .await

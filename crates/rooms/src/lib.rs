@@ -22,6 +22,7 @@ pub mod channel;
 pub mod chat;
 mod error;
 pub mod event;
+mod gossip;
 pub mod live;
 pub mod presence;
 pub mod room;

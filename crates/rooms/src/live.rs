@@ -15,16 +15,13 @@ use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayUrl, SecretKey, Watcher,
     address_lookup::memory::MemoryLookup, protocol::Router,
 };
-use iroh_gossip::{
-    TopicId,
-    net::{GOSSIP_ALPN, Gossip},
-};
+use iroh_gossip::{TopicId, net::GOSSIP_ALPN};
 use iroh_rooms_moq::{ALPNS, Accept, Config as MoqConfig, Moq};
 use n0_future::{StreamExt, task, time};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::{Error, RoomHandle, event::Status, room::WeakRoom, transport};
+use crate::{Error, RoomHandle, event::Status, gossip::GossipSlot, room::WeakRoom, transport};
 
 pub use crate::transport::Relays;
 
@@ -68,7 +65,7 @@ impl Builder {
             .bind()
             .await
             .map_err(|error| Error::Endpoint(format!("{error:#}")))?;
-        let gossip = Gossip::builder().spawn(endpoint.clone());
+        let gossip = Arc::new(GossipSlot::new(&endpoint));
         let moq = Moq::with_config(
             endpoint.clone(),
             MoqConfig {
@@ -117,7 +114,7 @@ pub struct Live {
 struct Inner {
     endpoint: Endpoint,
     router: Router,
-    gossip: Gossip,
+    gossip: Arc<GossipSlot>,
     moq: Moq,
     lookup: MemoryLookup,
     status: watch::Sender<Status>,
@@ -136,6 +133,8 @@ pub struct Stats {
     pub sessions: u64,
     /// Sessions, announcements and frames refused since the start.
     pub refused: u64,
+    /// Times that gossip hung or lost its way and was started anew.
+    pub gossip_restarts: u64,
 }
 
 impl Live {
@@ -190,6 +189,7 @@ impl Live {
             rooms: self.rooms().len(),
             sessions: moq.sessions,
             refused: moq.refused,
+            gossip_restarts: self.inner.gossip.restarts(),
         }
     }
 
@@ -222,7 +222,7 @@ impl Live {
         self.inner.status.send_replace(Status::Disconnected);
     }
 
-    pub(crate) fn gossip(&self) -> &Gossip {
+    pub(crate) fn gossip(&self) -> &GossipSlot {
         &self.inner.gossip
     }
 

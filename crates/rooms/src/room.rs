@@ -448,7 +448,7 @@ impl RoomHandle {
         // The close frames go first: they reach every peer with a session in one message each.
         self.inner
             .scope
-            .close_now(iroh_rooms_moq::close::LEAVING, "leaving");
+            .disconnect_all(iroh_rooms_moq::close::LEAVING, "leaving");
         let _ = self.inner.commands.try_send(Command::LeaveNow);
     }
 

@@ -451,3 +451,78 @@ async fn a_relay_that_is_not_there_is_named() {
     assert_eq!(error.code(), "RELAY_UNREACHABLE");
     assert!(error.to_string().contains("127.0.0.1:9"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_comes_back_with_its_key_is_seen_again() {
+    let relay = Relay::on_free_port().await;
+    let key = iroh::SecretKey::from_bytes(&[42; 32]);
+    let spawn = async || {
+        let relays = Relays::Custom(vec![relay.url()]);
+        let live = Live::builder().relays(relays).secret_key(key.clone());
+        live.spawn().await.expect("the relay answers")
+    };
+    let mut a = spawn().await;
+    let mut room_a = enter(&a, &RoomTicket::generate(), "Ada").await;
+    let b = relay.live().await;
+    let mut room_b = enter(&b, &room_a.ticket().await.expect("open"), "Bo").await;
+    until(&mut room_b, joined).await;
+    for _ in 0..3 {
+        until(&mut room_a, joined).await;
+        // A page that is reloaded: it can say goodbye, and not wait for anything.
+        a.leave_now();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::spawn(async move {
+            // Gone without a trace, as far as that goes within one process.
+            let _silent = (a, room_a);
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(until(&mut room_b, left).await.1, LeftReason::Left);
+        a = spawn().await;
+        room_a = enter(&a, &room_b.ticket().await.expect("open"), "Ada").await;
+        assert_eq!(until(&mut room_b, joined).await.id, key.public());
+    }
+    room_a.send_chat("back").await.expect("open");
+    assert_eq!(until(&mut room_b, said).await.1, "back");
+    b.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_can_be_taken_back() {
+    let relay = Relay::on_free_port().await;
+    let ([a, b], mut room_a, mut room_b) = pair(&relay).await;
+    until(&mut room_a, joined).await;
+    until(&mut room_b, joined).await;
+    for _ in 0..3 {
+        a.leave_now();
+        assert_eq!(
+            until(&mut room_b, left).await,
+            (a.endpoint_id(), LeftReason::Left)
+        );
+        a.resume().await;
+        assert_eq!(until(&mut room_b, joined).await.id, a.endpoint_id());
+    }
+    room_a.send_chat("back").await.expect("open");
+    assert_eq!(until(&mut room_b, said).await.1, "back");
+    for live in [a, b] {
+        live.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_at_once_has_left() {
+    let relay = Relay::on_free_port().await;
+    let a = relay.live().await;
+    let mut room_a = enter(&a, &RoomTicket::generate(), "Ada").await;
+    let ticket = room_a.ticket().await.expect("open");
+    let b = relay.live().await;
+    for _ in 0..5 {
+        let room_b = enter(&b, &ticket, "Bo").await;
+        until(&mut room_a, joined).await;
+        room_b.handle().leave().await;
+        let gone = (b.endpoint_id(), LeftReason::Left);
+        assert_eq!(until(&mut room_a, left).await, gone);
+    }
+    for live in [a, b] {
+        live.close().await;
+    }
+}

@@ -11,7 +11,7 @@ const HISTORY_MS = 4_000
 /** This close to the end, the log follows what is new. */
 const FOLLOW_PX = 48
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' })
+const clock = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' })
 
 /** What has been said, and who came and went. */
 export class Log {

@@ -59,6 +59,8 @@ const MAX_LAST_VALUES: usize = 4096;
 const REJOIN: Duration = Duration::from_secs(3);
 /// Peers asked at once when neighbours are lost.
 const REJOIN_PEERS: usize = 8;
+/// How long a peer with sessions may be without a neighbour before gossip is started anew.
+const LONELY: Duration = Duration::from_secs(4);
 /// A broadcast that vanished with its session may come back for this long.
 const FADE: Duration = Duration::from_secs(12);
 /// And for this long once there is a session again.
@@ -105,16 +107,8 @@ pub(super) async fn spawn(
     for peer in &bootstrap {
         live.learn(*peer, ticket.relay_of(peer).cloned());
     }
-    let secret = live.secret_key().clone();
-    let config = kv::Config::default();
-    let kv = Kv::join(
-        live.gossip(),
-        ticket.topic_id,
-        secret,
-        bootstrap.clone(),
-        config,
-    )
-    .await?;
+    let generation = live.gossip().generation();
+    let kv = join_topic(live, ticket.topic_id, bootstrap.clone()).await?;
     let presence = kv.subscribe().await?;
     let (reports_tx, reports) = mpsc::channel(REPORTS_CAP);
     let started = Instant::now();
@@ -147,6 +141,7 @@ pub(super) async fn spawn(
         channels: HashMap::new(),
         neighbors: BTreeSet::new(),
         rejoined: started,
+        lonely_since: None,
         refused: 0,
         refused_of: HashMap::new(),
         reports_tx,
@@ -155,8 +150,24 @@ pub(super) async fn spawn(
     let up = matches!(*status.borrow(), Status::Connected);
     actor.roster.handle(Input::Relay(up), Duration::ZERO);
     actor.write_presence().await;
-    task::spawn(actor.run(inbox, presence, reports, status));
+    task::spawn(actor.run(inbox, presence, reports, status, generation));
     Ok(())
+}
+
+async fn join_topic(
+    live: &Live,
+    topic: TopicId,
+    bootstrap: Vec<EndpointId>,
+) -> Result<Kv, kv::Error> {
+    let gossip = live.gossip().current();
+    Kv::join(
+        &gossip,
+        topic,
+        live.secret_key().clone(),
+        bootstrap,
+        kv::Config::default(),
+    )
+    .await
 }
 
 /// What the actor's tasks report.
@@ -226,6 +237,7 @@ struct Actor {
     channels: HashMap<String, OpenChannel>,
     neighbors: BTreeSet<EndpointId>,
     rejoined: Instant,
+    lonely_since: Option<Instant>,
     refused: u64,
     /// Of `refused`, what came from peers in the roster.
     refused_of: HashMap<EndpointId, u64>,
@@ -236,10 +248,14 @@ impl Actor {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Command>,
-        mut presence: kv::Subscription,
+        presence: kv::Subscription,
         mut reports: mpsc::Receiver<Report>,
         mut status: watch::Receiver<Status>,
+        mut gossip: watch::Receiver<u64>,
     ) {
+        // None while the topic is left: after a goodbye that may be taken back, or until it can
+        // be joined again.
+        let mut presence = Some(presence);
         let mut sessions = self.scope.sessions();
         let mut announced = self.scope.announced();
         let mut tick = time::interval(Duration::from_secs(1));
@@ -249,23 +265,31 @@ impl Actor {
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(Command::Leave { reply }) => break Some(reply),
-                    Some(Command::LeaveNow) => self.say_goodbye().await,
-                    Some(Command::Resume) => self.resume().await,
+                    Some(Command::LeaveNow) => {
+                        self.say_goodbye().await;
+                        // Gossip forgets who quits; who only vanishes could not come back.
+                        self.kv.close().await;
+                        presence = None;
+                    }
+                    Some(Command::Resume) => {
+                        self.state.set_leaving(false);
+                        presence = self.enter_topic().await;
+                    }
                     Some(command) => self.command(command).await,
                     // The last handle is gone.
                     None => break None,
                 },
-                event = presence.recv() => match event {
-                    Some(kv::Event::Lagged(_)) => match self.kv.subscribe().await {
-                        Ok(anew) => presence = anew,
-                        Err(error) => self.fail(&Error::from(error)),
-                    },
+                event = next_event(&mut presence) => match event {
+                    Some(kv::Event::Lagged(_)) => presence = self.kv.subscribe().await.ok(),
+                    Some(kv::Event::Stalled) => self.live.gossip().restart(),
                     Some(event) => self.presence(event),
-                    None => {
-                        self.fail(&Error::Closed("presence"));
-                        break None;
-                    }
+                    None => presence = None,
                 },
+                // The sender lives as long as the endpoint.
+                Ok(()) = gossip.changed() => {
+                    gossip.mark_unchanged();
+                    presence = self.enter_topic().await;
+                }
                 event = sessions.next() => match event {
                     Some(event) => self.session(event),
                     None => break None,
@@ -284,7 +308,12 @@ impl Actor {
                         break None;
                     }
                 }
-                _ = tick.tick() => self.tick().await,
+                _ = tick.tick() => {
+                    if presence.is_none() && !self.state.is_leaving() {
+                        presence = self.enter_topic().await;
+                    }
+                    self.tick().await;
+                }
                 () = time::sleep_until(presence_due), if self.dirty => self.write_presence().await,
                 () = sleep_until(dial_due) => self.dial_due(),
             }
@@ -661,6 +690,22 @@ impl Actor {
         }
     }
 
+    /// Joins the topic once more, with everyone known to begin with.
+    async fn enter_topic(&mut self) -> Option<kv::Subscription> {
+        self.neighbors.clear();
+        self.lonely_since = None;
+        let peers = self.known_peers();
+        match join_topic(&self.live, self.topic, peers).await {
+            Ok(kv) => self.kv = kv,
+            Err(error) => {
+                self.fail(&error.into());
+                return None;
+            }
+        }
+        self.write_presence().await;
+        self.kv.subscribe().await.ok()
+    }
+
     /// Whether a peer's value is strictly newer than the last one seen here.
     fn is_news(&mut self, peer: EndpointId, timestamp: u64) -> bool {
         if self.last_values.len() >= MAX_LAST_VALUES && !self.last_values.contains_key(&peer) {
@@ -810,7 +855,7 @@ impl Actor {
             .values()
             .filter(|dial| dial.running.is_some())
             .count();
-        if running >= MAX_DIALS {
+        if running >= MAX_DIALS || self.state.is_leaving() {
             return None;
         }
         self.dials
@@ -1065,9 +1110,13 @@ impl Actor {
             self.fading.remove(&(peer, name.clone()));
             self.vanished(peer, &name);
         }
+        if self.state.is_leaving() {
+            return;
+        }
         if self.neighbors.is_empty() && self.rejoined.elapsed() >= REJOIN {
             self.find_neighbors().await;
         }
+        self.check_loneliness();
         self.heartbeat().await;
     }
 
@@ -1077,6 +1126,17 @@ impl Actor {
         if !self.neighbors.is_empty() {
             return;
         }
+        let peers = self.known_peers();
+        if peers.is_empty() {
+            return;
+        }
+        if let Err(error) = self.kv.join_peers(peers).await {
+            tracing::debug!(%error, "no neighbours");
+        }
+    }
+
+    /// A few of those present, and those that the ticket named.
+    fn known_peers(&self) -> Vec<EndpointId> {
         let known: Vec<EndpointId> = self.roster.iter().map(|peer| peer.id).collect();
         let start = if known.is_empty() {
             0
@@ -1088,12 +1148,20 @@ impl Actor {
             .cycle()
             .skip(start)
             .take(known.len().min(REJOIN_PEERS));
-        let peers: Vec<EndpointId> = some.chain(&self.bootstrap).copied().collect();
-        if peers.is_empty() {
+        some.chain(&self.bootstrap).copied().collect()
+    }
+
+    /// Peers have sessions with this one, and yet none becomes its neighbour: they may take it
+    /// for the one that it was before it came back, and do not answer.
+    fn check_loneliness(&mut self) {
+        if !self.neighbors.is_empty() || self.sessions.is_empty() {
+            self.lonely_since = None;
             return;
         }
-        if let Err(error) = self.kv.join_peers(peers).await {
-            tracing::debug!(%error, "no neighbours");
+        let since = *self.lonely_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= LONELY {
+            self.lonely_since = None;
+            self.live.gossip().restart();
         }
     }
 
@@ -1105,12 +1173,6 @@ impl Actor {
             // Without neighbours there is nobody to tell.
             let _ = self.kv.put(ROOM_STATE_KEY, value).await;
         }
-    }
-
-    async fn resume(&mut self) {
-        self.state.set_leaving(false);
-        self.write_presence().await;
-        self.find_neighbors().await;
     }
 
     async fn leave(mut self) {
@@ -1172,6 +1234,14 @@ async fn read_track(
 /// Between three and five quarters of a delay, so that peers do not move in step.
 fn jitter(delay: Duration) -> Duration {
     delay.mul_f64(rand::random_range(0.75..1.25))
+}
+
+/// The next event of the topic, while it is joined.
+async fn next_event(presence: &mut Option<kv::Subscription>) -> Option<kv::Event> {
+    match presence {
+        Some(presence) => presence.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
