@@ -62,7 +62,11 @@ const WASM_PASSES = [
   '--strip-producers',
 ]
 
-export async function build({ profile = 'release', steps = STEPS } = {}) {
+/**
+ * `tests`: the native step compiles the tests of all crates as well. In one go, because cargo would
+ * compile most dependencies twice otherwise: tests turn on more of their features.
+ */
+export async function build({ profile = 'release', steps = STEPS, tests = false } = {}) {
   const chain = async () => {
     if (steps.includes('wasm')) await step(`wasm (${profile})`, (note) => wasm(profile, note))
     if (steps.includes('opt')) await step('wasm-opt and checks', () => opt(profile))
@@ -72,7 +76,8 @@ export async function build({ profile = 'release', steps = STEPS } = {}) {
   // raced, so that a failure of one does not cut the other off half way.
   const results = await Promise.allSettled([
     chain(),
-    steps.includes('native') && step('native program', native),
+    steps.includes('native') &&
+      step(tests ? 'native program and tests' : 'native program', (note) => native(tests, note)),
   ])
   const failed = results.find((result) => result.status === 'rejected')
   if (failed) throw failed.reason
@@ -193,9 +198,11 @@ async function bundle() {
 const configs = () => readdirSync(at('.')).filter((name) => /^tsconfig.*\.json$/.test(name))
 
 /** Cargo knows by itself, and within half a second, whether there is anything to do. */
-async function native(note) {
+async function native(tests, note) {
+  const what = tests ? ['--workspace', '--all-targets'] : ['-p', 'iroh-rooms-cli']
+  const locked = process.env.CI ? ['--locked'] : []
   let compiled = false
-  await run('cargo', ['build', '-p', 'iroh-rooms-cli', ...(process.env.CI ? ['--locked'] : [])], {
+  await run('cargo', ['build', ...what, ...locked], {
     onLine: (line) => {
       note(line)
       compiled ||= line.includes('Compiling')

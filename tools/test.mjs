@@ -4,20 +4,7 @@
 
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { build } from './build.mjs'
-import {
-  Stop,
-  at,
-  bold,
-  chromium,
-  dim,
-  green,
-  main,
-  red,
-  run,
-  seconds,
-  step,
-  which,
-} from './lib.mjs'
+import { Stop, at, bold, chromium, dim, green, main, red, run, seconds, which } from './lib.mjs'
 import { setup } from './setup.mjs'
 
 const MINUTE = 60_000
@@ -45,7 +32,7 @@ const LAYERS = {
   },
   rust: {
     about: 'the crates',
-    needs: [],
+    needs: ['native'],
     limit: 12 * MINUTE,
     command: rustTests(),
     count: countCargo,
@@ -106,16 +93,11 @@ async function runLayer(name, { command, limit, count }) {
 
 // ---------------------------------------------------------------------------------------------
 
-function rustTests(...more) {
+function rustTests() {
   const locked = process.env.CI ? ['--locked'] : []
   return which('cargo-nextest')
-    ? ['cargo', 'nextest', 'run', '--workspace', ...locked, ...more]
-    : ['cargo', 'test', '--workspace', ...locked, ...more]
-}
-
-async function compileRustTests(note) {
-  const [program, ...args] = rustTests('--no-run')
-  await run(program, args, { onLine: note })
+    ? ['cargo', 'nextest', 'run', '--workspace', ...locked]
+    : ['cargo', 'test', '--workspace', ...locked]
 }
 
 function report(project) {
@@ -178,12 +160,8 @@ await main(import.meta, async (names) => {
   await timed('set-up', 'tools, packages', () => setup())
   await timed('build', 'module, bundles, programs', async () => {
     const module = needs.has('module') ? ['wasm', 'opt', 'bundle'] : []
-    // What is native compiles while the module links, which keeps only one of the cores busy.
-    const native = async () => {
-      if (needs.has('native')) await build({ steps: ['native'] })
-      if (names.length === 0) await step('rust tests', compileRustTests)
-    }
-    await Promise.all([build({ steps: module }), native()])
+    const native = needs.has('native') ? ['native'] : []
+    await build({ steps: [...module, ...native], tests: true })
   })
   for (const [name, layer] of layers) {
     const result = await timed(name, layer.about, () => runLayer(name, layer))

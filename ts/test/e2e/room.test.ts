@@ -116,10 +116,12 @@ describe('one room across two tabs, Node and a terminal', () => {
     const program = startProgram(['join', ticket, '--name', 'doomed'])
     stops.push(() => program.stop())
     const gone = await inTerminal(program, 'doomed')
+    // Once it was heard, everyone has a session with it; before that, only its presence expires.
+    await gone.say('hello')
     for (const one of members.values()) {
       await expect
-        .poll(async () => joined(await one.log()), { timeout: 20_000 })
-        .toContain(gone.id)
+        .poll(async () => heard(await one.log(), gone.id), { timeout: 20_000 })
+        .toEqual(['hello'])
     }
     const begun = performance.now()
     program.process.kill('SIGKILL')

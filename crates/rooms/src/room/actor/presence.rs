@@ -1,0 +1,240 @@
+//! The topic: what this peer says of itself, what others say, and who is a neighbour.
+
+use super::*;
+
+impl Actor {
+    pub(super) async fn write_presence(&mut self) {
+        self.dirty = false;
+        self.written = Instant::now();
+        self.state.relay_url = self.live.relay_url().map(|url| url.to_string());
+        let wrote = match self.state.encode() {
+            Ok(value) => self
+                .kv
+                .put(ROOM_STATE_KEY, value)
+                .await
+                .map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = wrote {
+            self.fail(&error);
+        }
+        self.write_peer_state().await;
+    }
+
+    pub(super) async fn write_peer_state(&mut self) {
+        // Postcard fails only on types of unknown length.
+        let Ok(value) = postcard::to_stdvec(&self.state.peer_state()) else {
+            return;
+        };
+        if let Err(error) = self.kv.put(PEER_STATE_KEY, value).await {
+            self.fail(&error.into());
+        }
+    }
+
+    pub(super) async fn heartbeat(&mut self) {
+        if self.written.elapsed() < HEARTBEAT {
+            return;
+        }
+        self.heartbeats += 1;
+        self.written = Instant::now();
+        self.state.relay_url = self.live.relay_url().map(|url| url.to_string());
+        if let Ok(value) = self.state.encode()
+            && let Err(error) = self.kv.put(ROOM_STATE_KEY, value).await
+        {
+            self.fail(&error.into());
+        }
+        if self.heartbeats.is_multiple_of(PEER_STATE_EVERY) {
+            self.write_peer_state().await;
+        }
+    }
+
+    pub(super) fn presence(&mut self, event: kv::Event) {
+        match event {
+            kv::Event::Value {
+                scope,
+                key,
+                value,
+                timestamp,
+            } if key == ROOM_STATE_KEY => {
+                // Reading the values anew also brings those of peers that are gone.
+                if !self.is_news(scope, timestamp) {
+                    return;
+                }
+                let Some(state) = RoomState::decode(&value, &self.key, &scope) else {
+                    self.refused += 1;
+                    return;
+                };
+                if scope == self.me {
+                    return;
+                }
+                let relay = state.relay();
+                self.live.learn(scope, relay.clone());
+                match relay {
+                    Some(relay) => self.relays.insert(scope, relay),
+                    None => self.relays.remove(&scope),
+                };
+                let wall_ms = wall_micros() / 1000;
+                self.feed(Input::Presence {
+                    peer: scope,
+                    state: &state,
+                    wall_ms,
+                });
+            }
+            kv::Event::NeighborUp(peer) => {
+                self.neighbors.insert(peer);
+            }
+            kv::Event::NeighborDown(peer) => {
+                self.neighbors.remove(&peer);
+            }
+            kv::Event::Detached => self.neighbors.clear(),
+            // Values of other keys are for other readers, and who is silent is the roster's to say.
+            _ => {}
+        }
+    }
+
+    /// Joins the topic once more, with everyone known to begin with.
+    pub(super) async fn enter_topic(&mut self) -> Option<kv::Subscription> {
+        self.neighbors.clear();
+        self.lonely_since = None;
+        let peers = self.known_peers();
+        match join_topic(&self.live, self.topic, peers).await {
+            Ok(kv) => self.kv = kv,
+            Err(error) => {
+                self.fail(&error.into());
+                return None;
+            }
+        }
+        self.write_presence().await;
+        self.kv.subscribe().await.ok()
+    }
+
+    /// Whether a peer's value is strictly newer than the last one seen here.
+    pub(super) fn is_news(&mut self, peer: EndpointId, timestamp: u64) -> bool {
+        if self.last_values.len() >= MAX_LAST_VALUES && !self.last_values.contains_key(&peer) {
+            let roster = &self.roster;
+            self.last_values.retain(|id, _| roster.get(id).is_some());
+        }
+        let last = self.last_values.entry(peer).or_default();
+        let news = timestamp > *last;
+        *last = timestamp.max(*last);
+        news
+    }
+
+    /// Feeds the roster and does what follows.
+    pub(super) fn feed(&mut self, input: Input<'_>) {
+        for output in self.roster.handle(input, self.now()) {
+            match output {
+                Output::Joined(peer) => {
+                    let id = peer.id;
+                    self.emit(Event::PeerJoined { peer });
+                    self.joined(id);
+                }
+                Output::Updated(peer, changed) => self.emit(Event::PeerUpdated { peer, changed }),
+                Output::Announced(peer, names) => {
+                    self.emit(Event::BroadcastAnnounced { peer, names });
+                }
+                Output::Left(peer, reason) => {
+                    self.left(peer.id, reason);
+                    self.emit(Event::PeerLeft { peer, reason });
+                }
+            }
+        }
+    }
+
+    pub(super) fn joined(&mut self, peer: EndpointId) {
+        for open in self.channels.values_mut() {
+            if let Err(error) = open.writer.add_peer(peer) {
+                tracing::debug!(%error, "no track for a peer");
+            }
+        }
+        let wait = if self.sessions.contains_key(&peer) || self.me < peer {
+            Duration::ZERO
+        } else {
+            DIAL_GRACE
+        };
+        let due = (!self.sessions.contains_key(&peer)).then(|| Instant::now() + wait);
+        self.dials.insert(
+            peer,
+            Dial {
+                due,
+                ..Dial::default()
+            },
+        );
+        if self.sessions.contains_key(&peer) {
+            self.feed(Input::Heard(peer));
+        }
+        for name in self.live_broadcasts.get(&peer).cloned().unwrap_or_default() {
+            self.appeared(peer, &name);
+        }
+    }
+
+    pub(super) fn left(&mut self, peer: EndpointId, reason: LeftReason) {
+        // Not within the loop's head: the lock would be held through the loop.
+        let names = lock(&self.view).subscribed(peer);
+        for name in names {
+            self.end_broadcast(peer, &name, EndReason::PeerLeft);
+        }
+        self.readers.retain(|(owner, _), _| *owner != peer);
+        self.fading.retain(|(owner, _), _| *owner != peer);
+        self.dials.remove(&peer);
+        self.relays.remove(&peer);
+        self.refused_of.remove(&peer);
+        for open in self.channels.values_mut() {
+            open.writer.remove_peer(&peer);
+        }
+        let why = if reason == LeftReason::Timeout {
+            "silent"
+        } else {
+            "left"
+        };
+        self.scope.disconnect(peer, close::NORMAL, why);
+        if !self.neighbors.contains(&peer) && !self.bootstrap.contains(&peer) {
+            self.live.forget(peer);
+        }
+    }
+
+    /// Gossip does not look for new neighbours by itself once all are gone.
+    pub(super) async fn find_neighbors(&mut self) {
+        self.rejoined = Instant::now();
+        if !self.neighbors.is_empty() {
+            return;
+        }
+        let peers = self.known_peers();
+        if peers.is_empty() {
+            return;
+        }
+        if let Err(error) = self.kv.join_peers(peers).await {
+            tracing::debug!(%error, "no neighbours");
+        }
+    }
+
+    /// A few of those present, and those that the ticket named.
+    pub(super) fn known_peers(&self) -> Vec<EndpointId> {
+        let known: Vec<EndpointId> = self.roster.iter().map(|peer| peer.id).collect();
+        let start = if known.is_empty() {
+            0
+        } else {
+            rand::random_range(0..known.len())
+        };
+        let some = known
+            .iter()
+            .cycle()
+            .skip(start)
+            .take(known.len().min(REJOIN_PEERS));
+        some.chain(&self.bootstrap).copied().collect()
+    }
+
+    /// Peers have sessions with this one, and yet none becomes its neighbour: they may take it
+    /// for the one that it was before it came back, and do not answer.
+    pub(super) fn check_loneliness(&mut self) {
+        if !self.neighbors.is_empty() || self.sessions.is_empty() {
+            self.lonely_since = None;
+            return;
+        }
+        let since = *self.lonely_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= LONELY {
+            self.lonely_since = None;
+            self.live.gossip().restart();
+        }
+    }
+}
