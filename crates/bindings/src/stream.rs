@@ -44,11 +44,11 @@ struct State {
 
 impl Stream {
     /// From a state and a step that yields the next item, `None` at the end.
-    pub fn unfold<T: 'static, F>(state: T, mut step: impl FnMut(T) -> F + 'static) -> Self
+    pub fn unfold<T: 'static, F>(state: T, step: impl FnMut(T) -> F + 'static) -> Self
     where
         F: Future<Output = Option<(Result<Item, Failure>, T)>> + 'static,
     {
-        Self::new(Box::pin(stream::unfold(state, move |state| step(state))))
+        Self::new(Box::pin(stream::unfold(state, step)))
     }
 
     fn new(source: Source) -> Self {

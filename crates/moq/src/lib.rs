@@ -16,6 +16,9 @@
 //! moq-net drive an iroh connection; `scope` holds the routing tables; `broadcast` and `track` are
 //! the two ends of the data. No type of moq-net appears in the public interface.
 
+// In a browser sessions belong to one thread, and so does what is shared between its tasks; the same
+// code is shared between threads natively.
+#![cfg_attr(target_family = "wasm", allow(clippy::arc_with_non_send_sync))]
 // A peer must not be able to make this crate panic.
 #![cfg_attr(
     not(test),

@@ -18,6 +18,20 @@
 //! there. What can be wrong without a network lives in `roster`, `presence`, `ticket` and
 //! `chat`; `room` is the actor around them.
 
+// In a browser sessions belong to one thread, and so does what is shared between its tasks; the same
+// code is shared between threads natively.
+#![cfg_attr(target_family = "wasm", allow(clippy::arc_with_non_send_sync))]
+// What a peer sends must not be able to panic: that would end a whole Worker.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
+
 pub mod channel;
 pub mod chat;
 mod error;

@@ -526,3 +526,40 @@ async fn who_leaves_at_once_has_left() {
         live.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_chat_is_counted_and_the_room_goes_on() {
+    let relay = Relay::on_free_port().await;
+    let (lives, mut room_a, room_b) = pair(&relay).await;
+    until(&mut room_a, joined).await;
+    // Past the room's own checks, straight into its MoQ scope.
+    let broadcast = Broadcast::new();
+    let config = TrackConfig {
+        priority: 10,
+        max_age: Duration::from_secs(300),
+    };
+    let mut track = broadcast.track("chat", config).expect("a fresh broadcast");
+    room_b
+        .handle()
+        .scope()
+        .publish("chat", &broadcast)
+        .expect("open");
+    let at = |n: u64| Some(Duration::from_micros(n));
+    track.write(vec![b'x'; 4097].into(), at(1)).expect("open");
+    track.write(vec![0xff, 0xfe].into(), at(2)).expect("open");
+    track.write(Default::default(), at(3)).expect("open");
+    let mut group = track.group().expect("open");
+    group.write("first".into(), at(4)).expect("open");
+    group.write("second frame".into(), at(5)).expect("open");
+    group.finish();
+    track.write("honest".into(), at(6)).expect("open");
+    assert_eq!(until(&mut room_a, said).await.1, "first");
+    assert_eq!(until(&mut room_a, said).await.1, "honest");
+    let stats = room_a.handle().stats().await.expect("open");
+    assert_eq!(stats.refused, 4);
+    let about_b = room_a.handle().diagnose().await.expect("open");
+    assert_eq!(about_b.first().map(|peer| peer.refused), Some(4));
+    for live in lives {
+        live.close().await;
+    }
+}

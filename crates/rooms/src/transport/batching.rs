@@ -19,7 +19,7 @@ use iroh_base::CustomAddr;
 use n0_watcher::{Direct, Watchable};
 
 /// Packets in one message; a relay frame holds not many more.
-const SEGMENTS: NonZeroUsize = NonZeroUsize::new(10).unwrap();
+const SEGMENTS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9);
 
 /// The transport that only says how many segments may travel together.
 #[derive(Debug)]
