@@ -2,10 +2,10 @@
 //!
 //! 1. [`spawn`] joins the gossip topic and says who this peer is; the loop begins.
 //! 2. Presence of others feeds the roster. Whoever it holds is dialled: by the side with the
-//!    lower id at once, by the other after [`DIAL_GRACE`] if no session came about.
+//!    lower id at once, by the other a little later if no session came about.
 //! 3. Announcements on the sessions become subscriptions; chats and channels are read by one
 //!    task each, which ends with its broadcast.
-//! 4. Every second the signs of life are collected, the silent leave, what is due is dialled and
+//! 4. Twice a second the signs of life are collected, the silent leave, what is due is dialled and
 //!    written again.
 //! 5. A goodbye, or the last handle dropped, ends the loop: leaving is signed and sent, the
 //!    sessions are closed with the code that says so, the topic is left.
@@ -21,55 +21,36 @@ use std::{
     time::Duration,
 };
 
-use iroh::{EndpointAddr, EndpointId, RelayUrl};
+use iroh::{EndpointId, RelayUrl};
 use iroh_gossip::TopicId;
 use iroh_rooms_kv::{self as kv, Kv};
-use iroh_rooms_moq::{
-    Announce, Broadcast, Cause, Error as MoqError, Frame, PathKind, RemoteBroadcast, Scope,
-    Session, SessionError, SessionEvent, TrackOptions, close,
-};
+use iroh_rooms_moq::{Error as MoqError, Frame, RemoteBroadcast, Scope, Session, close};
 use n0_future::{
     task::{self, AbortOnDropHandle},
     time::{self, Instant, SystemTime},
 };
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{Command, Diagnosis, Options, Stats, events::View, lock};
+use super::{Command, Options, events::View, lock};
 use crate::{
     Error, Live, RoomTicket,
     channel::{self, Writer},
-    chat::{self, ChatPublisher},
-    event::{EndReason, Event, LeftReason, Status},
-    presence::{PEER_STATE_KEY, ROOM_STATE_KEY, RoomKey, RoomState},
-    roster::{Input, Output, Roster, is_internal},
+    chat::ChatPublisher,
+    event::{Event, Status},
+    presence::{ROOM_STATE_KEY, RoomKey, RoomState},
+    roster::{Input, Roster},
 };
 
+/// How often the room looks at what time has done.
+const TICK: Duration = Duration::from_millis(500);
 /// Results of tasks waiting for the actor; the tasks wait beyond.
 const REPORTS_CAP: usize = 256;
-/// How often presence is signed anew.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Every so many heartbeats iroh-live's value is signed anew too.
-const PEER_STATE_EVERY: u32 = 3;
 /// The shortest time between two presence values: at most ten a second.
 const PRESENCE_SPACING: Duration = Duration::from_millis(100);
-/// How long the side with the higher id waits for the other's dial.
-const DIAL_GRACE: Duration = Duration::from_millis(1500);
 const REDIAL_MIN: Duration = Duration::from_millis(250);
 const REDIAL_MAX: Duration = Duration::from_secs(16);
-/// Dials under way at once.
-const MAX_DIALS: usize = 16;
-/// Peers whose last value's time is remembered; those who are gone are forgotten first.
-const MAX_LAST_VALUES: usize = 4096;
 /// How often lost neighbours are looked for.
 const REJOIN: Duration = Duration::from_secs(3);
-/// Peers asked at once when neighbours are lost.
-const REJOIN_PEERS: usize = 8;
-/// How long a peer with sessions may be without a neighbour before gossip is started anew.
-const LONELY: Duration = Duration::from_secs(4);
-/// A broadcast that vanished with its session may come back for this long.
-const FADE: Duration = Duration::from_secs(12);
-/// And for this long once there is a session again.
-const FADE_WITH_SESSION: Duration = Duration::from_secs(2);
 /// A goodbye waits for the network at most so long.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for gossip to pass a goodbye on before the topic is left.
@@ -263,7 +244,7 @@ impl Actor {
         let mut presence = Some(presence);
         let mut sessions = self.scope.sessions();
         let mut announced = self.scope.announced();
-        let mut tick = time::interval(Duration::from_secs(1));
+        let mut tick = time::interval(TICK);
         let farewell = loop {
             let presence_due = self.written + PRESENCE_SPACING;
             let dial_due = self.next_dial();

@@ -1,6 +1,25 @@
 //! The broadcasts of the others: found, read, and gone.
 
-use super::*;
+use std::time::Duration;
+
+use iroh::EndpointId;
+use iroh_rooms_moq::{Announce, Frame, Scope, TrackOptions};
+use n0_future::{
+    task::{self, AbortOnDropHandle},
+    time::{self, Instant},
+};
+use tokio::sync::mpsc;
+
+use super::{Actor, REDIAL_MAX, REDIAL_MIN, Report, jitter};
+use crate::{
+    channel, chat,
+    event::{EndReason, Event},
+    room::lock,
+    roster::{Input, is_internal},
+};
+
+/// A broadcast that vanished with its session may come back for this long.
+const FADE: Duration = Duration::from_secs(12);
 
 impl Actor {
     pub(super) fn announce(&mut self, announce: Announce) {

@@ -1,6 +1,22 @@
 //! What the handles ask.
 
-use super::*;
+use std::time::Duration;
+
+use iroh::EndpointId;
+use iroh_rooms_moq::{Broadcast, PathKind, Session};
+use n0_future::task::{self, AbortOnDropHandle};
+use tokio::sync::broadcast;
+
+use super::{Actor, OpenChannel, Report, wall_micros};
+use crate::{
+    Error, RoomTicket,
+    channel::{self, Writer},
+    chat::{self, ChatPublisher},
+    event::Status,
+    presence::RoomState,
+    room::{Command, Diagnosis, Stats, lock},
+    roster::is_internal,
+};
 
 impl Actor {
     pub(super) async fn command(&mut self, command: Command) {

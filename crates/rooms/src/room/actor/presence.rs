@@ -1,6 +1,33 @@
 //! The topic: what this peer says of itself, what others say, and who is a neighbour.
 
-use super::*;
+use std::time::Duration;
+
+use iroh::EndpointId;
+use iroh_rooms_kv as kv;
+use iroh_rooms_moq::close;
+use n0_future::time::Instant;
+
+use super::{Actor, Dial, join_topic, wall_micros};
+use crate::{
+    Error,
+    event::{EndReason, Event, LeftReason},
+    presence::{PEER_STATE_KEY, ROOM_STATE_KEY, RoomState},
+    room::lock,
+    roster::{Input, Output},
+};
+
+/// How often presence is signed anew.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Every so many heartbeats iroh-live's value is signed anew too.
+const PEER_STATE_EVERY: u32 = 3;
+/// How long the side with the higher id waits for the other's dial.
+const DIAL_GRACE: Duration = Duration::from_millis(1500);
+/// Peers whose last value's time is remembered; those who are gone are forgotten first.
+const MAX_LAST_VALUES: usize = 4096;
+/// Peers asked at once when neighbours are lost.
+const REJOIN_PEERS: usize = 8;
+/// How long a peer with sessions may be without a neighbour before gossip is started anew.
+const LONELY: Duration = Duration::from_secs(4);
 
 impl Actor {
     pub(super) async fn write_presence(&mut self) {

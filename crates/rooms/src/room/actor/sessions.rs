@@ -1,6 +1,21 @@
 //! Sessions with the others, and the dials that bring them about.
 
-use super::*;
+use std::time::Duration;
+
+use iroh::{EndpointAddr, EndpointId};
+use iroh_rooms_moq::{Cause, Error as MoqError, SessionError, SessionEvent, close};
+use n0_future::{
+    task::{self, AbortOnDropHandle},
+    time::Instant,
+};
+
+use super::{Actor, Dial, OpenSession, REDIAL_MAX, REDIAL_MIN, Report, jitter};
+use crate::{event::LeftReason, roster::Input};
+
+/// Dials under way at once.
+const MAX_DIALS: usize = 16;
+/// And for this long once there is a session again.
+const FADE_WITH_SESSION: Duration = Duration::from_secs(2);
 
 impl Actor {
     pub(super) fn session(&mut self, event: SessionEvent) {
