@@ -81,7 +81,10 @@ async function runLayer(name, { command, limit, count }) {
     show: true,
     limitMs: limit,
     check: false,
-    env: { CHROMIUM: chromium() ?? '', FORCE_COLOR: process.stdout.isTTY ? '1' : '0' },
+    env: {
+      CHROMIUM: chromium() ?? '',
+      ...(process.stdout.isTTY ? { FORCE_COLOR: '1' } : { NO_COLOR: '1' }),
+    },
   })
   const counted = count(tail)
   // A layer that failed without a failed test, or counts nothing, is one test itself.
@@ -96,8 +99,8 @@ async function runLayer(name, { command, limit, count }) {
 function rustTests() {
   const locked = process.env.CI ? ['--locked'] : []
   return which('cargo-nextest')
-    ? ['cargo', 'nextest', 'run', '--workspace', ...locked]
-    : ['cargo', 'test', '--workspace', ...locked]
+    ? ['cargo', 'nextest', 'run', '--workspace', '--no-fail-fast', ...locked]
+    : ['cargo', 'test', '--workspace', '--no-fail-fast', ...locked]
 }
 
 function report(project) {

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
+import type * as rooms from '../../src/index.js'
 import {
   type JsonLine,
   type Program,
@@ -17,6 +18,8 @@ import {
   startProgram,
   startRelay,
 } from '../support/processes.js'
+
+type Rooms = typeof rooms
 
 interface Line {
   readonly type: string
@@ -65,11 +68,24 @@ describe('one room across two tabs, Node and a terminal', () => {
     members.set('node', node)
     const ticket = await node.ticket()
     for (const name of ['tab one', 'tab two'] as const) {
-      const { page, member } = await startInTab(browser, site.url, { relay: relay.url, ticket, name })
+      const { page, member } = await startInTab(browser, site.url, {
+        relay: relay.url,
+        ticket,
+        name,
+      })
       pages.push(page)
       members.set(name, member)
     }
-    const args = ['join', ticket, '--name', 'terminal', '--publish', 'clock', '--read', '*/notes/text']
+    const args = [
+      'join',
+      ticket,
+      '--name',
+      'terminal',
+      '--publish',
+      'clock',
+      '--read',
+      '*/notes/text',
+    ]
     const terminal = startProgram(args)
     stops.push(() => terminal.stop())
     members.set('terminal', await inTerminal(terminal, 'terminal'))
@@ -101,7 +117,8 @@ describe('one room across two tabs, Node and a terminal', () => {
   it('a broadcast from each is read by all', async () => {
     for (const reader of members.values()) {
       for (const writer of others(reader.name as Name)) {
-        const wanted = writer.name === 'terminal' ? / UTC$/ : new RegExp(`^written by ${writer.name}$`)
+        const wanted =
+          writer.name === 'terminal' ? / UTC$/ : new RegExp(`^written by ${writer.name}$`)
         // The terminal reads notes alone; its own clock is for the others.
         await expect
           .poll(async () => frames(await reader.log(), writer.id).at(-1) ?? '', { timeout: 20_000 })
@@ -141,7 +158,8 @@ describe('one room across two tabs, Node and a terminal', () => {
     stops.push(() => relay.stop())
     const begun = performance.now()
     await eachHears(
-      (speaker) => [1, 2, 3].map((n) => `${n} from ${speaker.name}`).concat(`during, from ${speaker.name}`),
+      (speaker) =>
+        [1, 2, 3].map((n) => `${n} from ${speaker.name}`).concat(`during, from ${speaker.name}`),
       40_000,
     )
     report('healed after the relay was back', begun)
@@ -189,7 +207,10 @@ describe('one room across two tabs, Node and a terminal', () => {
 })
 
 const joined = (log: readonly Line[]): (string | undefined)[] =>
-  log.filter(({ type }) => type === 'peer-joined').map(({ peer }) => peer).sort()
+  log
+    .filter(({ type }) => type === 'peer-joined')
+    .map(({ peer }) => peer)
+    .sort()
 const left = (log: readonly Line[], id: string): (string | undefined)[] =>
   log.filter(({ type, peer }) => type === 'peer-left' && peer === id).map(({ reason }) => reason)
 const heard = (log: readonly Line[], id: string): (string | undefined)[] =>
@@ -209,10 +230,10 @@ interface PeerOptions {
 
 interface PlainPeer {
   readonly id: string
-  log(): Line[]
-  say(text: string): Promise<void>
-  ticket(): Promise<string>
-  close(): Promise<void>
+  readonly log: () => Line[]
+  readonly say: (text: string) => Promise<void>
+  readonly ticket: () => Promise<string>
+  readonly close: () => Promise<void>
 }
 
 interface NodeMember extends Member {
@@ -222,11 +243,11 @@ interface NodeMember extends Member {
 
 async function startInNode(relay: string, name: string): Promise<NodeMember> {
   // As shipped: what was bundled, not the sources.
-  const rooms = (await import(`${ROOT}/dist/node.js`)) as typeof import('../../src/index.js')
+  const library = (await import(`${ROOT}/dist/node.js`)) as Rooms
   const { startPeer } = (await import(`${ROOT}/ts/test/e2e/peer.js`)) as {
-    startPeer(library: unknown, options: unknown): Promise<PlainPeer>
+    startPeer: (library: Rooms, options: object) => Promise<PlainPeer>
   }
-  const peer = await startPeer(rooms, { relay, ticket: rooms.RoomTicket.generate(), name })
+  const peer = await startPeer(library, { relay, ticket: library.RoomTicket.generate(), name })
   return {
     name,
     id: peer.id,
