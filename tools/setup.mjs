@@ -58,11 +58,12 @@ async function rust(note) {
     )
   }
   const wanted = /rust-version = "(\d+)\.(\d+)"/.exec(readFileSync(at('Cargo.toml'), 'utf8'))
-  const version = await firstLine('rustc', '--version')
+  // Where rustup has no toolchain yet, this first use brings the one of rust-toolchain.toml.
+  const { stdout: version } = await run('rustc', ['--version'], { check: false, onLine: note })
   const got = /rustc (\d+)\.(\d+)/.exec(version ?? '')
   if (!got || Number(got[1]) !== Number(wanted[1]) || Number(got[2]) < Number(wanted[2])) {
     throw new Stop(
-      `Rust ${wanted[1]}.${wanted[2]} or later is needed, this is ${version ?? 'none'}. Run\n  rustup toolchain install stable`,
+      `Rust ${wanted[1]}.${wanted[2]} or later is needed, this is ${version.trim() || 'none'}. Run\n  rustup update stable`,
     )
   }
   const installed = async (kind) =>

@@ -70,9 +70,6 @@ const LAYERS = {
   size: { about: 'within the budget', needs: ['module'], limit: MINUTE, ...script('size.mjs') },
 }
 
-// It has its own place, and comes with it.
-if (!existsSync(at('ts/test/e2e'))) delete LAYERS.e2e
-
 async function runLayer(name, { command, limit, count }) {
   mkdirSync(at('target/reports'), { recursive: true })
   rmSync(report(name), { force: true })

@@ -10,7 +10,7 @@ export interface ChannelSendOptions extends SignalOptions {
   /** Only to this peer. Default: to all. */
   readonly to?: EndpointId
   /**
-   * As a datagram: at most about 1,000 bytes, may be lost or come out of order. For what is stale
+   * As a datagram: at most 1,100 bytes, may be lost or come out of order. For what is stale
    * in a moment anyway, such as cursors. Default false.
    */
   readonly datagram?: boolean
@@ -26,7 +26,7 @@ export interface ChannelMessage<T> {
 
 /**
  * Small JSON messages among the peers of a room, by name. Iterate it to get what others send; each
- * iteration is a reader of its own. Nothing is repeated for those who come later.
+ * iteration is a reader of its own. Who comes later gets the last 10 seconds.
  *
  * @example
  * const cursors = room.channel<{ x: number; y: number }>('cursors')

@@ -33,7 +33,7 @@ export class Chat {
     return message
   }
 
-  /** What was said, own messages included: the last 5 minutes, at most 256 a peer, in order. */
+  /** What was said, own messages included: the last 5 minutes, at most 1,000 messages, by time. */
   history(): Promise<ChatMessage[]> {
     return this.#room.link.call('chatHistory', [this.#room.handle])
   }

@@ -13,7 +13,7 @@ import type { ChatMessage, Diagnosis, EndpointId, Json, Peer, RoomStats, Status 
 
 /** Options of {@link Room.open}. */
 export interface RoomOptions extends SignalOptions {
-  /** The name that others show for this peer: 1 to 128 bytes. */
+  /** The name that others show for this peer: 1 to 64 bytes. */
   readonly displayName?: string
   /** What the application says about this peer: at most 2 KiB of JSON. */
   readonly presence?: Json
@@ -79,7 +79,7 @@ export class RoomHandle implements AsyncDisposable {
 
   /**
    * Publishes a broadcast to the room, now and for those to come. One of the same name is replaced.
-   * @param name - 1 to 128 bytes
+   * @param name - 1 to 64 bytes, without `/` and `*`; not `chat`, and no `~` or dot in front
    */
   async publish(name: string, broadcast: Broadcast, options: SignalOptions = {}): Promise<void> {
     const { handle, link } = this.shared
@@ -117,7 +117,7 @@ export class RoomHandle implements AsyncDisposable {
     await this.#call('setChatPublisher', [handle, broadcast.attach(link)], options)
   }
 
-  /** Sets the name that others show; undefined for none. At most 128 bytes. */
+  /** Sets the name that others show; undefined for none. At most 64 bytes. */
   async setDisplayName(name: string | undefined, options: SignalOptions = {}): Promise<void> {
     await this.#call('setDisplayName', [this.shared.handle, name], options)
     await this.shared.refreshSelf()

@@ -115,6 +115,8 @@ export interface LiveStats {
   readonly sessions: number
   /** Connections and messages refused since the start. */
   readonly refused: number
+  /** Times that gossip hung or lost its way and was started anew. */
+  readonly gossipRestarts: number
 }
 
 /** Counters of a room. */

@@ -38,14 +38,22 @@ impl From<Failure> for JsValue {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = Self::new(error.code(), &error.to_string());
-        match error.limit() {
-            // Limits are far below 2^53.
-            Some(limit) => failure.with(
-                "details",
-                object(&[("limit", (limit as f64).into())]).into(),
-            ),
-            None => failure,
-        }
+        let session = |end: &moq::SessionError| {
+            let reason = end.reason.as_str().into();
+            object(&[("code", end.code.into()), ("reason", reason)])
+        };
+        // Limits are far below 2^53.
+        let details = match &error {
+            Error::TooLarge { limit, .. } => object(&[("limit", (*limit as f64).into())]),
+            Error::Moq(moq::Error::TooLarge { limit }) => {
+                object(&[("limit", (*limit as f64).into())])
+            }
+            Error::Moq(moq::Error::TrackClosed { code, .. }) => object(&[("code", (*code).into())]),
+            Error::Moq(moq::Error::Session(end))
+            | Error::Subscribe(moq::SubscribeError::SessionClosed(end)) => session(end),
+            _ => return failure,
+        };
+        failure.with("details", details.into())
     }
 }
 

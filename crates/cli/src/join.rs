@@ -210,7 +210,7 @@ fn parse_wanted(text: &str) -> Result<Wanted, Failure> {
                 track: track.into(),
             })
         }
-        _ => Err(Failure::start(format!(
+        _ => Err(Failure::usage(format!(
             "--read {text}: write PEER/NAME/TRACK"
         ))),
     }

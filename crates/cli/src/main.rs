@@ -43,6 +43,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// It was called in a wrong way: exit code 2, as for wrong options.
+    pub fn usage(message: String) -> Self {
+        Self { code: 2, message }
+    }
+
     /// It never ran: exit code 3.
     pub fn start(message: String) -> Self {
         Self { code: 3, message }
@@ -93,14 +98,18 @@ pub async fn shutdown_signal() {
 /// Reads a relay's URL.
 pub fn relay_url(text: &str) -> Result<iroh::RelayUrl, Failure> {
     text.parse()
-        .map_err(|error| Failure::start(format!("--relay {text}: {error}")))
+        .map_err(|error| Failure::usage(format!("--relay {text}: {error}")))
 }
+
+/// What is logged unless `RUST_LOG` says otherwise. Not what the relay's HTTP server says of idle
+/// browser connections, which it calls errors.
+const DEFAULT_LOG: &str = "error,iroh_relay::server::http_server=off";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| "error".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| DEFAULT_LOG.into()))
         .with_writer(std::io::stderr)
         .init();
     let out = Out { json: cli.json };

@@ -14,7 +14,10 @@ use iroh::EndpointId;
 use iroh_rooms_moq::{Broadcast, TrackConfig, TrackOptions, TrackWriter};
 use tokio::sync::broadcast;
 
-use crate::{Error, RoomHandle, presence::check_size};
+use crate::{
+    Error, RoomHandle,
+    presence::{check_name, check_size},
+};
 
 /// Internal broadcasts of channels start so.
 pub(crate) const PREFIX: &str = "~";
@@ -81,12 +84,7 @@ impl Channel {
 
 /// The name of the internal broadcast of a channel.
 pub(crate) fn broadcast_name(channel: &str) -> Result<String, Error> {
-    if channel.is_empty() || channel.chars().any(|c| c.is_control() || c == '/') {
-        return Err(Error::InvalidArgument(format!(
-            "channel name {channel:?}: use 1 to {MAX_NAME} bytes without '/' and control characters"
-        )));
-    }
-    check_size("the channel's name", channel.len(), MAX_NAME)?;
+    check_name("the channel's name", channel, MAX_NAME)?;
     Ok(format!("{PREFIX}{channel}"))
 }
 
@@ -124,6 +122,7 @@ pub(crate) struct Writer {
     pub(crate) broadcast: Broadcast,
     all: TrackWriter,
     direct: HashMap<EndpointId, TrackWriter>,
+    last: Duration,
 }
 
 impl Writer {
@@ -134,6 +133,7 @@ impl Writer {
             broadcast,
             all,
             direct: HashMap::new(),
+            last: Duration::ZERO,
         })
     }
 
@@ -169,6 +169,8 @@ impl Writer {
                 .get_mut(&peer)
                 .ok_or_else(|| Error::InvalidArgument(format!("{peer} is not in the room")))?,
         };
+        let now = now.max(self.last + Duration::from_micros(1));
+        self.last = now;
         let data = Bytes::from(json);
         if datagram {
             track.datagram(data, Some(now))?;

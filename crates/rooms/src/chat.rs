@@ -31,7 +31,8 @@ const PRIORITY: u8 = 10;
 /// Messages of one peer remembered to tell repeats.
 const MAX_SEEN: usize = 1024;
 
-const CATALOG_TRACK: &str = "catalog.json";
+/// The track in which a broadcast says what is in it, as hang has it.
+pub(crate) const CATALOG_TRACK: &str = "catalog.json";
 const CATALOG: &str = r#"{"chat":{"message":{"name":"chat","priority":10}}}"#;
 
 /// The options with which a chat is read: all that is kept, in order.
@@ -54,32 +55,24 @@ pub struct ChatPublisher {
 }
 
 impl ChatPublisher {
-    /// Adds the chat track to an application's broadcast. Its catalog should name the track, as
-    /// hang's does: `"chat": {"message": {"name": "chat", "priority": 10}}`.
+    /// Adds the chat track to an application's broadcast, and a catalog that names it unless the
+    /// broadcast has one. One that it has must say `"chat": {"message": {"name": "chat"}}`, as
+    /// hang's does: peers find the chat by it.
     pub fn new(broadcast: &Broadcast) -> Result<Self, Error> {
         let config = TrackConfig {
             priority: PRIORITY,
             max_age: HISTORY,
         };
+        let track = broadcast.track(TRACK, config)?;
+        let mut catalog = broadcast.track(CATALOG_TRACK, config).ok();
+        if let Some(catalog) = &mut catalog {
+            catalog.write(Bytes::from_static(CATALOG.as_bytes()), None)?;
+        }
         Ok(Self {
-            track: broadcast.track(TRACK, config)?,
-            _catalog: None,
+            track,
+            _catalog: catalog,
             last_micros: 0,
         })
-    }
-
-    /// A broadcast with nothing but a chat, and the catalog that says so.
-    pub(crate) fn standalone() -> Result<(Broadcast, Self), Error> {
-        let broadcast = Broadcast::new();
-        let config = TrackConfig {
-            priority: PRIORITY,
-            max_age: HISTORY,
-        };
-        let mut catalog = broadcast.track(CATALOG_TRACK, config)?;
-        catalog.write(Bytes::from_static(CATALOG.as_bytes()), None)?;
-        let mut publisher = Self::new(&broadcast)?;
-        publisher._catalog = Some(catalog);
-        Ok((broadcast, publisher))
     }
 
     /// Writes a message. `micros` is the clock since 1970; timestamps are made to increase.
@@ -97,6 +90,13 @@ impl ChatPublisher {
         self.last_micros = micros;
         Ok(message(me, text.to_owned(), micros, group))
     }
+}
+
+/// The track that a catalog names for the chat.
+pub(crate) fn named_in_catalog(catalog: &[u8]) -> Option<String> {
+    let catalog: serde_json::Value = serde_json::from_slice(catalog).ok()?;
+    let name = catalog.get("chat")?.get("message")?.get("name")?.as_str()?;
+    Some(name.to_owned())
 }
 
 /// Refuses a text that no peer would accept.

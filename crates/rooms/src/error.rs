@@ -66,14 +66,6 @@ impl Error {
             Self::Subscribe(error) => error.code(),
         }
     }
-
-    /// The limit that was exceeded, for `TOO_LARGE`.
-    pub fn limit(&self) -> Option<usize> {
-        match self {
-            Self::TooLarge { limit, .. } => Some(*limit),
-            _ => None,
-        }
-    }
 }
 
 impl From<iroh_rooms_kv::Error> for Error {

@@ -240,17 +240,21 @@ impl Live {
         self.inner.lookup.remove_endpoint_info(peer);
     }
 
-    /// Takes the place of a room, unless this endpoint is in it already.
-    pub(crate) fn register(&self, topic: TopicId, room: WeakRoom) -> Result<(), Error> {
+    /// Refuses a room that this endpoint is in already.
+    pub(crate) fn check_vacant(&self, topic: &TopicId) -> Result<(), Error> {
         let mut rooms = self.rooms();
         rooms.retain(|_, room| room.upgrade().is_some());
-        if rooms.contains_key(&topic) {
+        if rooms.contains_key(topic) {
             return Err(Error::InvalidArgument(
                 "this Live is in that room already: use the Room it has, or another Live".into(),
             ));
         }
-        rooms.insert(topic, room);
         Ok(())
+    }
+
+    /// Takes the place of a room.
+    pub(crate) fn register(&self, topic: TopicId, room: WeakRoom) {
+        self.rooms().insert(topic, room);
     }
 
     pub(crate) fn unregister(&self, topic: &TopicId) {

@@ -176,14 +176,20 @@ fn widen(tag: [u8; 16]) -> [u8; 32] {
     wide
 }
 
-/// Refuses names that are empty, long, or not one path segment.
+/// Refuses what is no name of a broadcast.
 pub fn check_broadcast_name(name: &str) -> Result<(), Error> {
-    if name.is_empty() || name.chars().any(|c| c.is_control() || c == '/') {
+    check_name("the broadcast's name", name, MAX_BROADCAST_NAME)
+}
+
+/// Refuses names that are empty, long, or more than one plain part of a path.
+pub(crate) fn check_name(what: &'static str, name: &str, limit: usize) -> Result<(), Error> {
+    let odd = |c: char| c.is_control() || c == '/' || c == '*';
+    if name.is_empty() || name.starts_with('.') || name.chars().any(odd) {
         return Err(Error::InvalidArgument(format!(
-            "broadcast name {name:?}: use 1 to {MAX_BROADCAST_NAME} bytes without '/' and control characters"
+            "{what} {name:?}: use 1 to {limit} bytes without '/', '*' and control characters, and no dot in front"
         )));
     }
-    check_size("the broadcast's name", name.len(), MAX_BROADCAST_NAME)
+    check_size(what, name.len(), limit)
 }
 
 /// Refuses what is larger than its limit.

@@ -121,6 +121,7 @@ impl Room {
         }
         check_display_name(options.display_name.as_deref())?;
         let topic = ticket.topic_id;
+        live.check_vacant(&topic)?;
         let (commands, inbox) = mpsc::channel(COMMANDS_CAP);
         let view = Arc::new(Mutex::new(View::new(live.endpoint_id(), &options)));
         let scope = live.moq().open_scope(actor::scope_key(&topic));
@@ -133,7 +134,7 @@ impl Room {
         });
         let handle = RoomHandle { inner };
         let events = handle.events();
-        live.register(topic, WeakRoom(Arc::downgrade(&handle.inner)))?;
+        live.register(topic, WeakRoom(Arc::downgrade(&handle.inner)));
         if let Err(error) = actor::spawn(
             handle.inner.scope.clone(),
             live,

@@ -535,8 +535,13 @@ class FakeCore implements CoreHandle {
   }
 
   /** Its counters tell tests what the boundary did. */
-  async stats(): Promise<{ rooms: number; sessions: number; refused: number }> {
-    return { rooms: this.log.filter((entry) => entry === 'left').length, sessions: 0, refused: 0 }
+  async stats(): Promise<{ rooms: number; sessions: number; refused: number; gossipRestarts: 0 }> {
+    return {
+      rooms: this.log.filter((entry) => entry === 'left').length,
+      sessions: 0,
+      refused: 0,
+      gossipRestarts: 0,
+    }
   }
 
   scope(): ScopeHandle {

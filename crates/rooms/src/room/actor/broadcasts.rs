@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use iroh::EndpointId;
-use iroh_rooms_moq::{Announce, Frame, Scope, TrackOptions};
+use iroh_rooms_moq::{Announce, Frame, Scope, TrackOptions, TrackReader};
 use n0_future::{
     task::{self, AbortOnDropHandle},
     time::{self, Instant},
@@ -89,41 +89,34 @@ impl Actor {
         if self.readers.contains_key(&key) || self.roster.get(&peer).is_none() {
             return;
         }
-        let reading = |track: &str, options: TrackOptions, report: MakeReport| {
-            let (scope, reports) = (self.scope.clone(), self.reports_tx.clone());
-            let (name, track) = (name.to_owned(), track.to_owned());
-            AbortOnDropHandle::new(task::spawn(read_track(
-                scope, peer, name, track, options, reports, report,
-            )))
+        let source = |track: &str| Source {
+            scope: self.scope.clone(),
+            peer,
+            name: name.to_owned(),
+            track: track.to_owned(),
+            reports: self.reports_tx.clone(),
         };
+        let own = AbortOnDropHandle::new;
         let tasks = if name == chat::BROADCAST {
-            vec![reading(
-                chat::TRACK,
-                chat::track_options(),
-                Box::new(Report::Chat),
-            )]
+            vec![own(task::spawn(source(chat::TRACK).read_chat()))]
         } else if let Some(channel) = name.strip_prefix(channel::PREFIX) {
             if !self.channels.contains_key(channel) {
                 return;
             }
-            let report = |channel: String| -> MakeReport {
-                Box::new(move |peer, frame| Report::Channel(peer, channel.clone(), frame.data))
-            };
-            channel::tracks_for(&self.me)
-                .iter()
-                .map(|track| reading(track, channel::track_options(), report(channel.to_owned())))
-                .collect()
+            let mut tasks = Vec::new();
+            for track in channel::tracks_for(&self.me) {
+                let channel = channel.to_owned();
+                tasks.push(own(task::spawn(
+                    source(&track).read_channel(channel.clone()),
+                )));
+                tasks.push(own(task::spawn(source(&track).read_datagrams(channel))));
+            }
+            tasks
         } else if self.auto_subscribe {
-            let (scope, reports, name) =
-                (self.scope.clone(), self.reports_tx.clone(), name.to_owned());
-            vec![AbortOnDropHandle::new(task::spawn(async move {
-                if let Ok(broadcast) = scope.subscribe(peer, &name).await {
-                    // A closed room needs no report.
-                    let _ = reports
-                        .send(Report::Subscribed(peer, name, broadcast))
-                        .await;
-                }
-            }))]
+            vec![
+                own(task::spawn(source("").subscribe())),
+                own(task::spawn(source(chat::CATALOG_TRACK).find_chat())),
+            ]
         } else {
             return;
         };
@@ -131,39 +124,101 @@ impl Actor {
     }
 }
 
-type MakeReport = Box<dyn Fn(EndpointId, Frame) -> Report + Send + Sync>;
-
-/// Reads a track for as long as its broadcast is there, and reports each frame. A failure is
-/// tried again with growing delay: the track may appear later than its broadcast.
-async fn read_track(
+/// A track of a peer, and where to report what is read. Each method runs until its broadcast is
+/// gone: then its task is dropped. A failure is tried again with growing delay, since a track may
+/// appear later than its broadcast.
+struct Source {
     scope: Scope,
     peer: EndpointId,
     name: String,
     track: String,
-    options: TrackOptions,
     reports: mpsc::Sender<Report>,
-    report: MakeReport,
-) {
-    let mut delay = REDIAL_MIN;
-    loop {
-        if let Ok(broadcast) = scope.subscribe(peer, &name).await
-            && let Ok(mut reader) = broadcast.track(&track, options).await
-        {
-            loop {
-                tokio::select! {
-                    frame = reader.next_frame() => match frame {
-                        Ok(Some(frame)) => {
-                            delay = REDIAL_MIN;
-                            if reports.send(report(peer, frame)).await.is_err() {
-                                return;
-                            }
-                        }
-                        Ok(None) | Err(_) => break,
-                    },
-                }
+}
+
+impl Source {
+    async fn subscribe(self) {
+        if let Ok(broadcast) = self.scope.subscribe(self.peer, &self.name).await {
+            let report = Report::Subscribed(self.peer, self.name, broadcast);
+            // A closed room needs no report.
+            let _ = self.reports.send(report).await;
+        }
+    }
+
+    async fn read_chat(self) {
+        self.frames(chat::track_options(), |frame| {
+            Some(Report::Chat(self.peer, frame))
+        })
+        .await;
+    }
+
+    /// Reads the chat that a broadcast of an application carries, if its catalog says so.
+    async fn find_chat(mut self) {
+        let Ok(broadcast) = self.scope.subscribe(self.peer, &self.name).await else {
+            return;
+        };
+        let Ok(mut catalog) = broadcast.track(&self.track, TrackOptions::default()).await else {
+            return;
+        };
+        while let Ok(Some(frame)) = catalog.next_frame().await {
+            if let Some(track) = chat::named_in_catalog(&frame.data) {
+                self.track = track;
+                return self.read_chat().await;
             }
         }
-        time::sleep(jitter(delay)).await;
-        delay = (delay * 2).min(REDIAL_MAX);
     }
+
+    async fn read_channel(self, channel: String) {
+        // The writer's timestamps increase, so that what comes again after a reconnect is known.
+        let mut last = Duration::ZERO;
+        let message = |frame: Frame| {
+            let news = frame.timestamp > last;
+            last = last.max(frame.timestamp);
+            news.then(|| Report::Channel(self.peer, channel.clone(), frame.data))
+        };
+        self.frames(channel::track_options(), message).await;
+    }
+
+    async fn read_datagrams(self, channel: String) {
+        let mut delay = REDIAL_MIN;
+        loop {
+            if let Some(mut reader) = self.open(channel::track_options()).await {
+                while let Ok(Some(datagram)) = reader.next_datagram().await {
+                    delay = REDIAL_MIN;
+                    let report = Report::Channel(self.peer, channel.clone(), datagram.data);
+                    if self.reports.send(report).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            pause(&mut delay).await;
+        }
+    }
+
+    async fn frames(&self, options: TrackOptions, mut report: impl FnMut(Frame) -> Option<Report>) {
+        let mut delay = REDIAL_MIN;
+        loop {
+            if let Some(mut reader) = self.open(options).await {
+                while let Ok(Some(frame)) = reader.next_frame().await {
+                    delay = REDIAL_MIN;
+                    let Some(report) = report(frame) else {
+                        continue;
+                    };
+                    if self.reports.send(report).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            pause(&mut delay).await;
+        }
+    }
+
+    async fn open(&self, options: TrackOptions) -> Option<TrackReader> {
+        let broadcast = self.scope.subscribe(self.peer, &self.name).await.ok()?;
+        broadcast.track(&self.track, options).await.ok()
+    }
+}
+
+async fn pause(delay: &mut Duration) {
+    time::sleep(jitter(*delay)).await;
+    *delay = (*delay * 2).min(REDIAL_MAX);
 }

@@ -144,7 +144,8 @@ impl Actor {
 
     pub(super) fn send_chat(&mut self, text: &str) -> Result<crate::event::ChatMessage, Error> {
         if self.chat.is_none() {
-            let (broadcast, publisher) = ChatPublisher::standalone()?;
+            let broadcast = Broadcast::new();
+            let publisher = ChatPublisher::new(&broadcast)?;
             self.publish(chat::BROADCAST.to_owned(), &broadcast)?;
             self.chat = Some(publisher);
         }

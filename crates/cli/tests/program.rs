@@ -1,0 +1,185 @@
+//! The program as a user runs it: arguments, lines in, lines out, exit codes.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// Long enough for a loaded machine, short enough to say that something hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iroh-rooms"));
+    command
+        .args(args)
+        .env_remove("IROH_LIVE_ROOM")
+        .env_remove("IROH_LIVE_TOPIC");
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    program(args).output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A running program; it ends with its handle.
+struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<Value>,
+}
+
+impl Running {
+    fn start(args: &[&str]) -> Self {
+        let mut command = program(args);
+        command
+            .arg("--json")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).expect("each line is JSON");
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        Self {
+            child,
+            input,
+            lines,
+        }
+    }
+
+    /// The next line of a type.
+    fn line(&self, kind: &str) -> Value {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no {kind} in time"));
+            if line["type"] == kind {
+                return line;
+            }
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("piped");
+        writeln!(input, "{line}").expect("it reads");
+    }
+
+    /// Asks it to end, as a service manager does, and returns its exit code.
+    #[cfg(unix)]
+    fn terminate(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        Command::new("kill").arg(pid).status().expect("kill runs");
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn tickets_are_made_and_shown() {
+    let made = run(&[
+        "ticket",
+        "new",
+        "--relay",
+        "http://127.0.0.1:3340",
+        "--json",
+    ]);
+    assert!(made.status.success());
+    let line: Value = serde_json::from_slice(&made.stdout).expect("one JSON line");
+    let ticket = line["ticket"].as_str().expect("a ticket");
+    let shown = run(&[
+        "ticket",
+        "show",
+        &format!("https://example.org/#room={ticket}"),
+        "--json",
+    ]);
+    let line: Value = serde_json::from_slice(&shown.stdout).expect("one JSON line");
+    assert_eq!(line["relays"][0], "http://127.0.0.1:3340/");
+    assert_eq!(line["topicId"].as_str().map(str::len), Some(64));
+    assert_eq!(line["bootstrap"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn exit_codes_tell_wrong_use_from_no_start() {
+    assert_eq!(run(&["dance"]).status.code(), Some(2));
+    let bad = run(&["join", "room-service"]);
+    assert_eq!(bad.status.code(), Some(3));
+    assert!(
+        text(&bad.stderr).contains("not a room ticket"),
+        "{}",
+        text(&bad.stderr)
+    );
+    let none = run(&["join"]);
+    assert_eq!(none.status.code(), Some(3));
+    assert!(
+        text(&none.stderr).contains("IROH_LIVE_ROOM"),
+        "{}",
+        text(&none.stderr)
+    );
+    let help = run(&["join", "--help"]);
+    assert!(help.status.success() && text(&help.stdout).contains("/quit"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_relay_and_two_terminals_make_a_room() {
+    let relay = Running::start(&["relay", "--bind", "127.0.0.1:0"]);
+    let url = relay.line("ready")["url"]
+        .as_str()
+        .expect("a URL")
+        .to_owned();
+    let made = run(&["ticket", "new", "--relay", &url]);
+    let ticket = text(&made.stdout).trim().to_owned();
+
+    let mut ada = Running::start(&["join", &ticket, "--name", "Ada", "--publish", "clock"]);
+    let ready = ada.line("ready");
+    let ticket = ready["ticket"].as_str().expect("a ticket");
+    let mut bo = Running::start(&["join", ticket, "--name", "Bo", "--read", "Ada/clock/clock"]);
+    bo.line("ready");
+    assert_eq!(ada.line("peer-joined")["peer"]["displayName"], "Bo");
+    assert_eq!(bo.line("peer-joined")["peer"]["id"], ready["endpointId"]);
+    let frame = bo.line("frame");
+    assert!(
+        frame["text"]
+            .as_str()
+            .is_some_and(|text| text.ends_with("UTC")),
+        "{frame}"
+    );
+
+    ada.say("hello");
+    assert_eq!(bo.line("chat-message")["text"], "hello");
+    bo.say("/dance");
+    assert_eq!(bo.line("error")["code"], "INVALID_ARGUMENT");
+    bo.say("/name Bob");
+    assert_eq!(ada.line("peer-updated")["peer"]["displayName"], "Bob");
+
+    ada.say("/quit");
+    assert_eq!(bo.line("peer-left")["reason"], "left");
+    assert_eq!(ada.child.wait().expect("it ends").code(), Some(0));
+    assert_eq!(
+        bo.terminate(),
+        Some(0),
+        "told to end, it leaves in good order"
+    );
+    assert_eq!(relay.terminate(), Some(0));
+}
