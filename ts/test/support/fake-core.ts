@@ -535,7 +535,12 @@ class FakeCore implements CoreHandle {
   }
 
   /** Its counters tell tests what the boundary did. */
-  async stats(): Promise<{ rooms: number; sessions: number; refused: number; gossipRestarts: 0 }> {
+  async stats(): Promise<{
+    rooms: number
+    sessions: number
+    refused: number
+    gossipRestarts: number
+  }> {
     return {
       rooms: this.log.filter((entry) => entry === 'left').length,
       sessions: 0,
