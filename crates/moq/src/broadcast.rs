@@ -12,7 +12,10 @@ use moq_net::{Timescale, Timestamp, broadcast, cache, group, kio, origin, track}
 use n0_future::time::SystemTime;
 use tokio::sync::watch;
 
-use crate::error::{Error, from_moq};
+use crate::{
+    error::{Error, from_moq},
+    track::RemoteBroadcast,
+};
 
 /// Bytes that the groups of one broadcast may hold for late joiners before the oldest go.
 pub(crate) const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -46,6 +49,8 @@ pub struct Broadcast {
 
 struct Inner {
     producer: broadcast::Producer,
+    /// The peer's broadcast that this one passes on, if its tracks are not its own.
+    carried: Option<broadcast::Consumer>,
     pool: cache::Pool,
     /// Names this instance on the wire, so that a reader's subscription is carried on by the next
     /// session with the same broadcast, and never by another one of the same name.
@@ -86,12 +91,24 @@ impl Inner {
 impl Broadcast {
     /// A broadcast without tracks.
     pub fn new() -> Self {
+        Self::build(None)
+    }
+
+    /// A peer's broadcast, to pass it on to others: from one scope into another, or to those who
+    /// cannot reach that peer. Its tracks are the peer's, and are read from there when somebody
+    /// reads them here; it has none of its own. It ends with the peer's.
+    pub fn carrying(remote: &RemoteBroadcast) -> Self {
+        Self::build(Some(remote.consumer().clone()))
+    }
+
+    fn build(carried: Option<broadcast::Consumer>) -> Self {
         let pool = cache_pool();
         let mut info = broadcast::Info::new();
         info.pool = pool.clone();
         Self {
             inner: Arc::new(Inner {
                 producer: info.produce(),
+                carried,
                 pool,
                 hop: moq_net::Hop::random(),
                 tracks: Mutex::default(),
@@ -107,8 +124,13 @@ impl Broadcast {
                 "a track name has 1 to 256 bytes".to_owned(),
             ));
         }
-        if *self.inner.closed.borrow() {
+        if self.is_closed() {
             return Err(Error::Closed("the broadcast"));
+        }
+        if self.inner.carried.is_some() {
+            return Err(Error::InvalidArgument(
+                "the tracks of a broadcast that is passed on are the peer's".to_owned(),
+            ));
         }
         let mut tracks = self.inner.tracks();
         tracks.live.retain(|track| track.strong_count() > 0);
@@ -158,12 +180,20 @@ impl Broadcast {
     /// Waits for the end of the broadcast.
     pub async fn closed(&self) {
         let mut closed = self.inner.closed.subscribe();
-        let _sender_is_ours = closed.wait_for(|closed| *closed).await;
+        let ended = async { drop(closed.wait_for(|closed| *closed).await) };
+        match &self.inner.carried {
+            None => ended.await,
+            Some(carried) => tokio::select! {
+                () = ended => {}
+                _ = carried.closed() => {}
+            },
+        }
     }
 
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
-        *self.inner.closed.borrow()
+        let carried = self.inner.carried.as_ref();
+        *self.inner.closed.borrow() || carried.is_some_and(broadcast::Consumer::is_closed)
     }
 
     fn live_tracks(&self) -> Vec<Arc<track::Producer>> {
@@ -182,7 +212,10 @@ impl Broadcast {
     }
 
     pub(crate) fn consume(&self) -> broadcast::Consumer {
-        self.inner.producer.consume()
+        match &self.inner.carried {
+            None => self.inner.producer.consume(),
+            Some(carried) => carried.clone(),
+        }
     }
 
     /// Answers requests for tracks that do not exist, as long as it is polled.

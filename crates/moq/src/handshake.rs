@@ -313,7 +313,12 @@ async fn shake_hands(
             return None;
         }
     };
-    let Some(scope) = registry.find(handshake.path(), remote, me) else {
+    // A program that was given a URL says `/` where it means nothing in particular.
+    let path = match handshake.path() {
+        "/" => "",
+        path => path,
+    };
+    let Some(scope) = registry.find(path, remote, me) else {
         count(&counters.unknown_scope);
         link.close(close::UNKNOWN_SCOPE, "unknown scope");
         return None;

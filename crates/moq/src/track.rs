@@ -42,6 +42,10 @@ impl RemoteBroadcast {
         }
     }
 
+    pub(crate) fn consumer(&self) -> &broadcast::Consumer {
+        &self.consumer
+    }
+
     /// Whose it is.
     pub fn remote(&self) -> EndpointId {
         self.remote

@@ -505,6 +505,67 @@ async fn one_broadcast_in_two_scopes_and_for_many_peers() {
 }
 
 #[tokio::test]
+async fn a_broadcast_is_passed_on() {
+    let two = Two::new().await;
+    let reader = Peer::new(3).await;
+    two.connect().await;
+    let (source, end) = (Broadcast::new(), "the end of it");
+    let mut writer = track(&source, "t");
+    two.ours.publish("camera", &source).unwrap();
+    let carried = Broadcast::carrying(&two.subscribe("camera").await);
+    assert_eq!(
+        carried
+            .track("own", TrackConfig::default())
+            .unwrap_err()
+            .code(),
+        "INVALID_ARGUMENT"
+    );
+    two.b.moq.publish("from/a", &carried).unwrap();
+    within("a session", reader.moq.connect(two.b.addr()))
+        .await
+        .unwrap();
+    assert!(!writer.is_used(), "nothing is read before somebody asks");
+
+    let scope = reader.moq.own();
+    let remote = within("it", scope.subscribe(two.b.id(), "from/a"))
+        .await
+        .unwrap();
+    let missing = within("no such track", remote.track("nothing", HISTORY)).await;
+    assert_eq!(missing.unwrap_err().code(), "NOT_ANNOUNCED");
+    for number in 0..3u64 {
+        let time = Duration::from_millis(number);
+        writer
+            .write(bytes(&number.to_string()), Some(time))
+            .unwrap();
+    }
+    let mut frames = within("track", remote.track("t", HISTORY)).await.unwrap();
+    for number in 0..3 {
+        let frame = frame(&mut frames).await.unwrap();
+        assert_eq!(
+            (frame.group, frame.data),
+            (number, bytes(&number.to_string()))
+        );
+        assert_eq!(frame.timestamp, Duration::from_millis(number));
+    }
+    let mut old = within("an old group", frames.fetch(1)).await.unwrap();
+    assert_eq!(
+        within("it", old.next_frame()).await.unwrap().unwrap().data,
+        bytes("1")
+    );
+    drop((frames, old));
+    within("no reader", writer.unused()).await;
+
+    assert!(!carried.is_closed());
+    assert!(two.ours.unpublish("camera"));
+    within(end, carried.closed()).await;
+    within(end, remote.closed()).await;
+    until("it is not published any more", || {
+        two.b.moq.published_broadcasts().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn names_are_checked() {
     let two = Two::new().await;
     let broadcast = Broadcast::new();
