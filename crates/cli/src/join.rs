@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use iroh::EndpointId;
 use iroh_rooms::{
-    Event, Live, Peer, Relays, Room, RoomHandle, RoomTicket,
+    Event, Live, Peer, Room, RoomHandle, RoomTicket,
     event::{LeftReason, Status},
     moq::{Broadcast, TrackConfig, TrackOptions, TrackWriter},
     room,
@@ -16,7 +16,7 @@ use tokio::{
     time,
 };
 
-use crate::{Failure, Out, relay_url, shutdown_signal};
+use crate::{Failure, Out, printable, ready, relays, shutdown_signal, ticket};
 
 /// The track of a broadcast that `--publish` makes.
 const CLOCK_TRACK: &str = "clock";
@@ -59,11 +59,7 @@ struct Wanted {
 
 /// Joins and stays until told to leave.
 pub async fn run(args: Args, out: Out) -> Result<(), Failure> {
-    let ticket = match &args.ticket {
-        Some(text) => text.parse(),
-        None => RoomTicket::new_from_env(),
-    }
-    .map_err(|error| Failure::start(error.to_string()))?;
+    let ticket = ticket::given(args.ticket.as_deref())?;
     let wanted = args
         .read
         .iter()
@@ -99,22 +95,7 @@ async fn stay(
     for publish in &args.publish {
         start_publishing(&room, publish, &mut tasks).await?;
     }
-    let ticket = room
-        .ticket()
-        .await
-        .map_err(|error| Failure::start(error.to_string()))?;
-    out.line(
-        json!({
-            "type": "ready",
-            "endpointId": live.endpoint_id(),
-            "ticket": ticket.to_string(),
-            "relayUrl": live.relay_url(),
-        }),
-        &format!(
-            "in the room as {}\nothers join with: iroh-rooms join {ticket}",
-            live.endpoint_id().fmt_short()
-        ),
-    );
+    ready(live, &room, out).await?;
     let mut lines = Some(BufReader::new(tokio::io::stdin()).lines());
     let shutdown = shutdown_signal();
     tokio::pin!(shutdown);
@@ -176,29 +157,9 @@ async fn obey(room: &RoomHandle, line: &str, out: Out) -> bool {
         _ => room.send_chat(line).await.map(drop),
     };
     if let Err(error) = result {
-        out.line(
-            json!({ "type": "error", "code": error.code(), "message": error.to_string() }),
-            &format!("! {error}"),
-        );
+        out.error(&error, "");
     }
     true
-}
-
-/// The relays named, else those of the ticket, else the public ones.
-fn relays(named: &[String], ticket: &RoomTicket) -> Result<Relays, Failure> {
-    let urls = if named.is_empty() {
-        ticket.relays.clone()
-    } else {
-        named
-            .iter()
-            .map(|url| relay_url(url))
-            .collect::<Result<_, _>>()?
-    };
-    Ok(if urls.is_empty() {
-        Relays::N0
-    } else {
-        Relays::Custom(urls)
-    })
 }
 
 fn parse_wanted(text: &str) -> Result<Wanted, Failure> {
@@ -334,10 +295,7 @@ async fn read_track(room: RoomHandle, peer: EndpointId, wanted: Wanted, out: Out
         Ok::<_, iroh_rooms::Error>(())
     };
     if let Err(error) = result.await {
-        out.line(
-            json!({ "type": "error", "code": error.code(), "message": error.to_string() }),
-            &format!("! {}/{}: {error}", wanted.name, wanted.track),
-        );
+        out.error(&error, &format!("{}/{}: ", wanted.name, wanted.track));
     }
 }
 
@@ -372,13 +330,6 @@ fn show(event: &Event, out: Out) {
         serde_json::to_value(event).unwrap_or_default(),
         &printable(&text),
     );
-}
-
-/// Without what could steer a terminal: names and messages come from others.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 fn who(peer: &Peer) -> String {

@@ -1,10 +1,11 @@
-//! The native program: a relay, a terminal peer and tickets.
+//! The native program: a relay, a terminal peer, a bridge to MoQ programs and tickets.
 //!
 //! Every command takes `--json`: one JSON object a line on standard output, the first of
 //! `type: "ready"`, events and fields named as in the TypeScript API. Without it the same
 //! lines are written for people. Exit codes: 0 done, 1 failed while running, 2 wrong use,
 //! 3 could not start (no relay, bad ticket, port taken).
 
+mod bridge;
 mod join;
 mod relay;
 mod ticket;
@@ -12,8 +13,10 @@ mod ticket;
 use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use iroh_rooms::{Live, Relays, RoomHandle, RoomTicket};
+use serde_json::json;
 
-/// Rooms without an application server: relay, terminal peer, tickets.
+/// Rooms without an application server: relay, terminal peer, bridge, tickets.
 #[derive(Debug, Parser)]
 #[command(name = "iroh-rooms", version, propagate_version = true)]
 struct Cli {
@@ -30,6 +33,8 @@ enum Command {
     Relay(relay::Args),
     /// Join a room and chat.
     Join(join::Args),
+    /// Carry broadcasts between a room and another MoQ program.
+    Bridge(bridge::Args),
     /// Make a ticket, or look into one.
     #[command(subcommand)]
     Ticket(ticket::Args),
@@ -66,6 +71,14 @@ pub struct Out {
 }
 
 impl Out {
+    /// Writes what went wrong, and goes on.
+    pub fn error(&self, error: &iroh_rooms::Error, about: &str) {
+        self.line(
+            json!({ "type": "error", "code": error.code(), "message": error.to_string() }),
+            &printable(&format!("! {about}{error}")),
+        );
+    }
+
     /// Writes one line: `json` under `--json`, else `text`.
     pub fn line(&self, json: serde_json::Value, text: &str) {
         let mut stdout = std::io::stdout().lock();
@@ -101,6 +114,52 @@ pub fn relay_url(text: &str) -> Result<iroh::RelayUrl, Failure> {
         .map_err(|error| Failure::usage(format!("--relay {text}: {error}")))
 }
 
+/// The relays named, else those of the ticket, else the public ones.
+pub fn relays(named: &[String], ticket: &RoomTicket) -> Result<Relays, Failure> {
+    let urls = if named.is_empty() {
+        ticket.relays.clone()
+    } else {
+        named
+            .iter()
+            .map(|url| relay_url(url))
+            .collect::<Result<_, _>>()?
+    };
+    Ok(if urls.is_empty() {
+        Relays::N0
+    } else {
+        Relays::Custom(urls)
+    })
+}
+
+/// Says that it is in the room, and how others get there.
+pub async fn ready(live: &Live, room: &RoomHandle, out: Out) -> Result<(), Failure> {
+    let ticket = room
+        .ticket()
+        .await
+        .map_err(|error| Failure::start(error.to_string()))?;
+    let id = live.endpoint_id();
+    out.line(
+        json!({
+            "type": "ready",
+            "endpointId": id,
+            "ticket": ticket.to_string(),
+            "relayUrl": live.relay_url(),
+        }),
+        &format!(
+            "in the room as {}\nothers join with: iroh-rooms join {ticket}",
+            id.fmt_short()
+        ),
+    );
+    Ok(())
+}
+
+/// Without what could steer a terminal: names and messages come from others.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
 /// What is logged unless `RUST_LOG` says otherwise. Not what the relay's HTTP server says of idle
 /// browser connections, which it calls errors.
 const DEFAULT_LOG: &str = "error,iroh_relay::server::http_server=off";
@@ -127,6 +186,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Relay(args) => relay::run(args, out).await,
             Command::Join(args) => join::run(args, out).await,
+            Command::Bridge(args) => bridge::run(args, out).await,
             Command::Ticket(args) => ticket::run(args, out),
         }
     });

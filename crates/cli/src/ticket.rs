@@ -21,6 +21,12 @@ pub enum Args {
     },
 }
 
+/// The ticket given as an argument, else the environment's.
+pub fn given(text: Option<&str>) -> Result<RoomTicket, Failure> {
+    text.map_or_else(RoomTicket::new_from_env, str::parse)
+        .map_err(|error| Failure::start(error.to_string()))
+}
+
 /// Makes or shows a ticket.
 pub fn run(args: Args, out: Out) -> Result<(), Failure> {
     match args {
