@@ -1,4 +1,4 @@
-import { type ErrorData, RoomsError } from './errors.js'
+import { RoomsError } from './errors.js'
 import type { SignalOptions } from './internal/emitter.js'
 import { type Link, closedError, deferred } from './internal/link.js'
 import type { Handle, TrackDown, TrackUp } from '../worker/protocol.js'
@@ -372,10 +372,11 @@ class TrackPipe {
     this.#unacknowledged += size
   }
 
-  #receive(message: TrackDown): void {
-    switch (message.t) {
+  #receive(message: TrackDown | null): void {
+    switch (message?.t) {
       case 'ack':
-        this.#unacknowledged -= message.bytes
+        if (typeof message.bytes !== 'number') return
+        this.#unacknowledged = Math.max(0, this.#unacknowledged - message.bytes) || 0
         this.#wake()
         return
       case 'demand':
@@ -421,6 +422,7 @@ function sameGroup(kept: TrackUp, message: TrackUp & { group: number }): boolean
   return 'group' in kept && kept.group === message.group
 }
 
-function trackError(name: string, data: ErrorData): RoomsError {
+function trackError(name: string, wire: unknown): RoomsError {
+  const data = RoomsError.toData(wire)
   return RoomsError.from({ ...data, message: `track ${name}: ${data.message}` })
 }

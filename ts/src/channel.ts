@@ -60,10 +60,13 @@ export class Channel<T> implements AsyncIterable<ChannelMessage<T>> {
   messages(options: SignalOptions = {}): Subscription<ChannelMessage<T>> {
     return this.#room.link.stream('channelMessages', [this.#room.handle, this.name], {
       window: EVENTS_WINDOW,
-      map: ({ from, json }: { from: EndpointId; json: string }) => ({
-        from,
-        value: JSON.parse(json) as T,
-      }),
+      map: ({ from, json }: { from: EndpointId; json: string }) => {
+        try {
+          return { from, value: JSON.parse(json) as T }
+        } catch {
+          return undefined
+        }
+      },
       ...options,
     })
   }

@@ -144,8 +144,9 @@ export class RoomsError<C extends RoomsErrorCode = RoomsErrorCode> extends Error
     )
   }
 
-  /** @internal Makes an error of what came over the boundary. */
-  static from(data: ErrorData): RoomsError {
+  /** @internal Makes an error of what came over the boundary, whatever it is. */
+  static from(wire: unknown): RoomsError {
+    const data = isErrorData(wire) ? wire : RoomsError.toData(wire)
     const known = CODES.has(data.code)
     const options = data.cause === undefined ? {} : { cause: data.cause }
     return new RoomsError(

@@ -213,7 +213,8 @@ export class Room extends RoomHandle {
     ticket: RoomTicket | string,
     options: RoomOptions = {},
   ): Promise<Room> {
-    const parsed = typeof ticket === 'string' ? RoomTicket.parse(ticket) : ticket
+    // Whatever else it is, such as the ticket of another copy of this library, its text counts.
+    const parsed = ticket instanceof RoomTicket ? ticket : RoomTicket.parse(ticket)
     if (parsed.roomId !== undefined) {
       throw new RoomsError(
         'INVALID_TICKET',

@@ -117,7 +117,18 @@ export interface LiveStats {
   readonly refused: number
   /** Times that gossip hung or lost its way and was started anew. */
   readonly gossipRestarts: number
+  /** Memory of the core, in bytes. WebAssembly only grows: what is freed is used again. */
+  readonly memoryBytes: number
+  /** Objects of the core that the Worker holds: rooms, broadcasts, tracks, groups, streams. */
+  readonly objects: number
+  /** Data ports between this thread and the Worker: one for each stream and each track written. */
+  readonly ports: number
+  /** Calls that the core works on. */
+  readonly calls: number
 }
+
+/** The part of {@link LiveStats} that the core counts itself. */
+export type CoreStats = Omit<LiveStats, 'memoryBytes' | 'objects' | 'ports' | 'calls'>
 
 /** Counters of a room. */
 export interface RoomStats {

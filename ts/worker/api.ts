@@ -8,14 +8,16 @@
 import { type ErrorData, RoomsError } from '../src/errors.js'
 import type {
   BroadcastHandle,
+  CancelHandle,
   CoreHandle,
   CoreModule,
+  Freeable,
   RoomHandle,
   ScopeHandle,
   StreamHandle,
 } from './core-module.js'
 import type { Core, Handle, Method, Result, ScopeId } from './protocol.js'
-import { type PumpHost, pumpStream, pumpTrack, release } from './pump.js'
+import { type PumpHost, pumpStream, pumpTrack } from './pump.js'
 
 /** {@link Core}, where a method may also look at the signal of its operation. */
 type Serving = {
@@ -29,6 +31,8 @@ export class Api implements PumpHost {
   readonly #rooms = new Map<Handle, { room: RoomHandle; scope: ScopeHandle }>()
   readonly #broadcasts = new Map<Handle, BroadcastHandle>()
   readonly #operations = new Map<number, AbortController>()
+  readonly #held = new Set<Freeable>()
+  readonly ports: Set<MessagePort> = new Set()
   readonly #own: ScopeHandle
   readonly #serving: Serving
 
@@ -72,6 +76,21 @@ export class Api implements PumpHost {
     return crash
   }
 
+  hold<T extends Freeable>(object: T): T {
+    this.#held.add(object)
+    return object
+  }
+
+  release(object: Freeable): void {
+    // A second `free` would be of somebody else's memory.
+    if (!this.#held.delete(object)) return
+    try {
+      object.free()
+    } catch (thrown) {
+      this.toData(thrown)
+    }
+  }
+
   #room(handle: Handle): RoomHandle {
     const entry = this.#rooms.get(handle)
     if (!entry) throw new RoomsError('CLOSED', 'this room is closed')
@@ -91,35 +110,58 @@ export class Api implements PumpHost {
     return broadcast
   }
 
-  #pump(port: MessagePort, open: () => Promise<StreamHandle> | StreamHandle): void {
+  #pump(
+    port: MessagePort,
+    open: (signal: AbortSignal) => Promise<StreamHandle> | StreamHandle,
+  ): void {
+    checkPort(port)
     void pumpStream(this, port, open)
+  }
+
+  /** Asks the core something that the signal ends there as well. */
+  async #until<T>(signal: AbortSignal, ask: (cancel: CancelHandle) => Promise<T>): Promise<T> {
+    const cancel = this.hold(new this.#module.Cancel())
+    const onAbort = (): void => cancel.cancel()
+    signal.addEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
+    try {
+      return await ask(cancel)
+    } finally {
+      signal.removeEventListener('abort', onAbort)
+      this.release(cancel)
+    }
   }
 
   #serve(): Serving {
     const core = this.#core
     return {
       addr: async () => core.addr(),
-      stats: async () => core.stats(),
+      stats: async () => ({
+        ...core.stats(),
+        memoryBytes: this.#module.memoryBytes(),
+        objects: this.#held.size,
+        ports: this.ports.size,
+        calls: this.#module.callsUnderWay(),
+      }),
       statusChanges: async (port) => this.#pump(port, () => core.statusChanges()),
       shutdown: async (graceMs) => core.shutdown(graceMs),
 
       openRoom: async (handle, ticket, options, main, cursor, signal) => {
-        const room = await core.openRoom(ticket, options)
-        const discard = async (): Promise<void> => {
-          await room.leave()
-          release(room)
-        }
+        checkPort(main)
+        checkPort(cursor)
+        if (this.#rooms.has(handle)) throw new RoomsError('PROTOCOL', 'that handle is in use')
+        const room = this.hold(await core.openRoom(ticket, options))
         try {
-          // Both are opened before anything is said about the room: neither misses an event.
-          const streams = await Promise.all([room.events(), room.events()])
-          const opened = { id: room.id(), self: room.self(), peers: await room.peers() }
           signal.throwIfAborted()
-          this.#rooms.set(handle, { room, scope: room.scope() })
+          // Both are opened before anything is said about the room: neither misses an event.
+          const streams = [room.events(), room.events()] as const
+          this.#rooms.set(handle, { room, scope: this.hold(room.scope()) })
           this.#pump(main, () => streams[0])
           this.#pump(cursor, () => streams[1])
-          return opened
+          return { id: room.id(), self: room.self(), peers: room.peers() }
         } catch (thrown) {
-          await discard()
+          await room.leave()
+          this.release(room)
           throw thrown
         }
       },
@@ -128,8 +170,8 @@ export class Api implements PumpHost {
         if (!entry) return
         this.#rooms.delete(handle)
         await entry.room.leave()
-        release(entry.scope)
-        release(entry.room)
+        this.release(entry.scope)
+        this.release(entry.room)
       },
       roomEvents: async (room, port) => this.#pump(port, () => this.#room(room).events()),
       roomTicket: async (room) => this.#room(room).ticket(),
@@ -158,7 +200,7 @@ export class Api implements PumpHost {
       publishedBroadcasts: async (scope) => this.#scope(scope).publishedBroadcasts(),
       connect: async (id, addr, signal) => {
         const scope = this.#scope(id)
-        await unlessAborted(scope.connect(addr), signal)
+        await this.#until(signal, (cancel) => scope.connect(addr, cancel))
         const info = scope.sessionInfo(addr.id)
         if (!info) throw new RoomsError('CONNECT_FAILED', `${addr.id} closed the session at once`)
         return info
@@ -166,7 +208,7 @@ export class Api implements PumpHost {
       sessionInfo: async (scope, remote) => this.#scope(scope).sessionInfo(remote),
       sessionStats: async (scope, remote) => this.#scope(scope).sessionStats(remote),
       sessionClosed: async (scope, remote, signal) =>
-        unlessAborted(this.#scope(scope).sessionClosed(remote), signal),
+        this.#until(signal, (cancel) => this.#scope(scope).sessionClosed(remote, cancel)),
       closeSession: async (scope, remote, code, reason) =>
         this.#scope(scope).closeSession(remote, code, reason),
       announced: async (scope, remote, port) =>
@@ -174,14 +216,19 @@ export class Api implements PumpHost {
       incomingSessions: async (port) => this.#pump(port, () => core.incomingSessions()),
       decideIncoming: async (pending, accept) => core.decideIncoming(pending, accept),
       waitBroadcast: async (scope, remote, name, signal) =>
-        unlessAborted(this.#scope(scope).waitBroadcast(remote, name), signal),
+        this.#until(signal, (cancel) => this.#scope(scope).waitBroadcast(remote, name, cancel)),
       broadcastClosed: async (scope, remote, name, signal) =>
-        unlessAborted(this.#scope(scope).broadcastClosed(remote, name), signal),
+        this.#until(signal, (cancel) => this.#scope(scope).broadcastClosed(remote, name, cancel)),
       readTrack: async (scope, remote, name, track, options, port) =>
-        this.#pump(port, () => this.#scope(scope).readTrack(remote, name, track, options)),
+        this.#pump(port, (gone) =>
+          this.#until(gone, (cancel) =>
+            this.#scope(scope).readTrack(remote, name, track, options, cancel),
+          ),
+        ),
 
       broadcastOpen: async (handle) => {
-        this.#broadcasts.set(handle, new this.#module.Broadcast())
+        if (this.#broadcasts.has(handle)) return
+        this.#broadcasts.set(handle, this.hold(new this.#module.Broadcast()))
       },
       broadcastClose: async (handle, code) => {
         const broadcast = this.#broadcasts.get(handle)
@@ -189,27 +236,17 @@ export class Api implements PumpHost {
         this.#broadcasts.delete(handle)
         if (code === undefined) broadcast.finish()
         else broadcast.abort(code)
-        release(broadcast)
+        this.release(broadcast)
       },
-      trackOpen: async (broadcast, name, options, port) =>
-        pumpTrack(this, port, this.#broadcast(broadcast), name, options),
+      trackOpen: async (broadcast, name, options, port) => {
+        checkPort(port)
+        pumpTrack(this, port, this.#broadcast(broadcast), name, options)
+      },
     }
   }
 }
 
-/**
- * Lets go of a promise of the core when the operation is cancelled. The core's future itself goes
- * on until its room or session ends: it holds nothing but its place in a list.
- */
-async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  let onAbort: (() => void) | undefined
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(new RoomsError('CLOSED', 'the operation was cancelled'))
-    signal.addEventListener('abort', onAbort)
-  })
-  try {
-    return await Promise.race([promise, aborted])
-  } finally {
-    if (onAbort) signal.removeEventListener('abort', onAbort)
-  }
+function checkPort(port: MessagePort | undefined): void {
+  if (typeof port?.postMessage === 'function') return
+  throw new RoomsError('PROTOCOL', 'a call that needs a port came without')
 }

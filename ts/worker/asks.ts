@@ -42,11 +42,12 @@ export class Asks {
     })
     clearTimeout(timer)
     this.#waiting.delete(id)
-    if (result?.ok && result.value.length === items.length) return result.value
+    const values: unknown = result?.ok ? result.value : undefined
+    if (Array.isArray(values) && values.length === items.length) return values
     if (kind === 'admit') return items.map(() => false)
     if (!result) throw new RoomsError('TIMEOUT', `${kind} did not answer within ${limitMs} ms`)
     if (!result.ok) throw RoomsError.from(result.error)
-    throw new RoomsError('PROTOCOL', `${kind} answered ${result.value.length} of ${items.length}`)
+    throw new RoomsError('PROTOCOL', `${kind} did not answer each of ${items.length} questions`)
   }
 
   /** Takes an answer; one that comes too late is dropped. */

@@ -46,6 +46,7 @@ class WorkerLife {
   readonly #scope: WorkerScope
   readonly #load: LoadModule
   readonly asks: Asks
+  #booted = false
   #core: CoreHandle | undefined
   #api: Api | undefined
   #panic: string | undefined
@@ -57,9 +58,12 @@ class WorkerLife {
     this.asks = new Asks((message) => scope.post(message))
   }
 
-  receive(message: ToWorker): void {
-    switch (message.t) {
+  receive(message: ToWorker | null): void {
+    switch (message?.t) {
       case 'boot':
+        // One Worker serves one Live.
+        if (this.#booted) return
+        this.#booted = true
         void this.#boot(message)
         return
       case 'lifecycle':
@@ -90,6 +94,7 @@ class WorkerLife {
           `the page speaks protocol ${message.protocol}, the Worker's script ${PROTOCOL}: they are of different versions of iroh-rooms; serve both from one build and clear caches`,
         )
       }
+      if (message.lock !== undefined) await hold(message.lock)
       const module = await this.#loadModule(message.wasm)
       module.onPanic((text) => {
         this.#panic = text
@@ -122,7 +127,7 @@ class WorkerLife {
       if (RoomsError.is(thrown)) throw thrown
       throw new RoomsError(
         'WORKER_START',
-        `core_bg.wasm could not be loaded: ${String(thrown)}. Likely causes: it is not served beside worker.js; a Content-Security-Policy without wasm-unsafe-eval; files of two versions`,
+        `core_bg.wasm could not be loaded: ${String(thrown)}. Likely causes: it is not served beside worker.js (404, or a page of HTML instead); a Content-Security-Policy without wasm-unsafe-eval; files of two versions`,
         { cause: thrown },
       )
     }
@@ -156,4 +161,17 @@ class WorkerLife {
     this.#poisoned = { ...error, code: 'WORKER_CRASHED', message }
     this.#scope.post({ t: 'fatal', error: this.#poisoned })
   }
+}
+
+/** Takes a lock and never gives it back. */
+async function hold(lock: string): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    const forever = new Promise<never>(() => undefined)
+    navigator.locks
+      .request(lock, () => {
+        resolve()
+        return forever
+      })
+      .catch(reject)
+  })
 }

@@ -6,9 +6,9 @@
  */
 import type {
   ChatMessage,
+  CoreStats,
   Diagnosis,
   EndpointAddr,
-  LiveStats,
   Peer,
   RoomStats,
   SessionStats,
@@ -23,6 +23,17 @@ export interface CoreModule {
   onPanic(callback: (message: string) => void): void
   readonly Core: { spawn(options: CoreOptions): Promise<CoreHandle> }
   readonly Broadcast: new () => BroadcastHandle
+  readonly Cancel: new () => CancelHandle
+  /** Size of the instance's memory, which never shrinks. */
+  memoryBytes(): number
+  /** Promises of the core that have not settled. */
+  callsUnderWay(): number
+}
+
+/** Gives up the one call that it is passed to, which then rejects with `CLOSED`. */
+export interface CancelHandle {
+  cancel(): void
+  free(): void
 }
 
 export interface CoreOptions {
@@ -45,13 +56,18 @@ export interface ReadOptions {
   ordered: boolean
 }
 
+/** An object in the module's memory; nothing may be asked of it once it is freed. */
+export interface Freeable {
+  free(): void
+}
+
 export interface CoreHandle {
   endpointId(): string
   secretKey(): Uint8Array
   addr(): EndpointAddr
   status(): Status
   statusChanges(): StreamHandle
-  stats(): Promise<LiveStats>
+  stats(): CoreStats
   scope(): ScopeHandle
   incomingSessions(): StreamHandle
   decideIncoming(pending: number, accept: boolean): Promise<boolean>
@@ -65,15 +81,15 @@ export interface CoreHandle {
 export interface RoomHandle {
   id(): string
   self(): Peer
-  peers(): Promise<Peer[]>
-  events(): Promise<StreamHandle>
+  peers(): Peer[]
+  events(): StreamHandle
   ticket(): Promise<string>
   publish(name: string, broadcast: BroadcastHandle): Promise<void>
   unpublish(name: string): Promise<boolean>
   setDisplayName(name?: string): Promise<void>
   setPresence(json?: string): Promise<void>
   sendChat(text: string): Promise<ChatMessage>
-  chatHistory(): Promise<ChatMessage[]>
+  chatHistory(): ChatMessage[]
   setChatPublisher(broadcast: BroadcastHandle): Promise<void>
   channelSend(name: string, json: string, to: string | undefined, datagram: boolean): Promise<void>
   channelMessages(name: string): Promise<StreamHandle>
@@ -88,19 +104,20 @@ export interface ScopeHandle {
   publish(name: string, broadcast: BroadcastHandle): void
   unpublish(name: string): boolean
   publishedBroadcasts(): string[]
-  connect(addr: EndpointAddr): Promise<void>
+  connect(addr: EndpointAddr, cancel: CancelHandle): Promise<void>
   sessionInfo(remote: string): { remoteId: string; version: string } | undefined
   sessionStats(remote: string): SessionStats | undefined
-  sessionClosed(remote: string): Promise<{ code: number; reason: string }>
+  sessionClosed(remote: string, cancel: CancelHandle): Promise<{ code: number; reason: string }>
   closeSession(remote: string, code: number, reason: string): void
   announced(remote?: string): StreamHandle
-  waitBroadcast(remote: string, name: string): Promise<void>
-  broadcastClosed(remote: string, name: string): Promise<void>
+  waitBroadcast(remote: string, name: string, cancel: CancelHandle): Promise<void>
+  broadcastClosed(remote: string, name: string, cancel: CancelHandle): Promise<void>
   readTrack(
     remote: string,
     name: string,
     track: string,
     options: ReadOptions,
+    cancel: CancelHandle,
   ): Promise<StreamHandle>
   free(): void
 }
@@ -117,7 +134,7 @@ export interface TrackHandle {
   group(): GroupHandle
   datagram(data: Uint8Array, timestampUs?: number): void
   used(): Promise<boolean>
-  unused(): Promise<void>
+  unused(): Promise<boolean>
   isUsed(): boolean
   finish(): void
   abort(code: number): void

@@ -157,6 +157,8 @@ export interface BootMessage {
   readonly port: MessagePort
   /** Where the WebAssembly is; beside the Worker's script unless given. */
   readonly wasm: string | BufferSource | WebAssembly.Module | undefined
+  /** A Web Lock to hold for life, so that the page can tell when that ends. */
+  readonly lock: string | undefined
   readonly options: CoreOptions
 }
 

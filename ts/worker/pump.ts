@@ -2,8 +2,14 @@
  * Pumps: a stream of the core to its data port, while the reader gives credit; and the writes of a
  * track from its data port to the core, acknowledged.
  */
-import type { ErrorData } from '../src/errors.js'
-import type { BroadcastHandle, GroupHandle, StreamHandle, TrackHandle } from './core-module.js'
+import { type ErrorData, RoomsError } from '../src/errors.js'
+import type {
+  BroadcastHandle,
+  Freeable,
+  GroupHandle,
+  StreamHandle,
+  TrackHandle,
+} from './core-module.js'
 import type { StreamDown, StreamUp, TrackDown, TrackUp } from './protocol.js'
 
 /** Items asked for at once: enough to spread a message's cost, little enough to start early. */
@@ -15,33 +21,30 @@ const BATCH_BYTES = 1 << 20
 export interface PumpHost {
   /** Makes plain data of what the core threw, and notices when the instance is broken. */
   toData(thrown: unknown): ErrorData
+  /** Counts an object of the core until it is released. */
+  hold<T extends Freeable>(object: T): T
+  /** Frees an object of the core. Idempotent. */
+  release(object: Freeable): void
+  /** The data ports that are open. */
+  readonly ports: Set<MessagePort>
 }
 
 /** Serves one reader until the stream ends, fails or is cancelled. Resolves when it has let go. */
 export async function pumpStream(
   host: PumpHost,
   port: MessagePort,
-  open: () => Promise<StreamHandle> | StreamHandle,
+  open: (gone: AbortSignal) => Promise<StreamHandle> | StreamHandle,
 ): Promise<void> {
-  const reader = new Credit(port)
-  let stream: StreamHandle
+  const reader = new Reader(port)
+  host.ports.add(port)
+  let stream: StreamHandle | undefined
+  let cancel: (() => void) | undefined
   try {
-    stream = await open()
-  } catch (thrown) {
-    reader.post({ t: 'err', error: host.toData(thrown) })
-    reader.close()
-    return
-  }
-  reader.onCancel(() => {
-    try {
-      stream.cancel()
-    } catch {
-      // The instance is broken: whoever broke it has said so.
-    }
-  })
-  try {
-    for (;;) {
-      if (!(await reader.granted())) break
+    const opened = host.hold(await open(reader.gone))
+    stream = opened
+    cancel = (): void => opened.cancel()
+    reader.gone.addEventListener('abort', cancel)
+    while (await reader.granted()) {
       const { items, done } = await stream.nextBatch(
         Math.min(reader.items, BATCH_ITEMS),
         Math.min(reader.bytes, BATCH_BYTES),
@@ -56,48 +59,50 @@ export async function pumpStream(
     reader.post({ t: 'err', error: host.toData(thrown) })
   } finally {
     reader.close()
-    release(stream)
+    host.ports.delete(port)
+    // A message may come after the port was closed, and nothing may be asked of what is freed.
+    if (cancel) reader.gone.removeEventListener('abort', cancel)
+    if (stream) host.release(stream)
   }
 }
 
 /** The reader's credit, and whether it still reads. */
-class Credit {
+class Reader {
   readonly #port: MessagePort
+  readonly #gone = new AbortController()
   items = 0
   bytes = 0
-  #cancelled = false
   #wake: (() => void) | undefined
-  #cancel: (() => void) | undefined
 
   constructor(port: MessagePort) {
     this.#port = port
-    port.addEventListener('message', (event: MessageEvent<StreamUp>) => {
+    port.addEventListener('message', (event: MessageEvent<StreamUp | null>) => {
       const message = event.data
-      if (message.t === 'credit') {
+      if (message?.t === 'credit' && amount(message.n) && amount(message.bytes)) {
         this.items += message.n
         this.bytes += message.bytes
       } else {
-        this.#cancelled = true
-        this.#cancel?.()
+        // Whoever says anything else than credit does not read any more.
+        this.#gone.abort()
       }
       this.#wake?.()
     })
     port.start()
   }
 
+  /** Fires when nobody reads any more. */
+  get gone(): AbortSignal {
+    return this.#gone.signal
+  }
+
   /** Waits for credit; false when the reader has gone. */
   async granted(): Promise<boolean> {
-    while (!this.#cancelled && (this.items <= 0 || this.bytes <= 0)) {
+    while (!this.gone.aborted && (this.items < 1 || this.bytes < 1)) {
       await new Promise<void>((resolve) => {
         this.#wake = resolve
       })
     }
-    return !this.#cancelled
-  }
-
-  onCancel(cancel: () => void): void {
-    this.#cancel = cancel
-    if (this.#cancelled) cancel()
+    return !this.gone.aborted
   }
 
   /** Sends items; their bytes are the reader's own copy already, so they are moved. */
@@ -118,12 +123,17 @@ class Credit {
   }
 
   post(message: StreamDown, transfer: Transferable[] = []): void {
-    if (!this.#cancelled) this.#port.postMessage(message, transfer)
+    if (!this.gone.aborted) this.#port.postMessage(message, transfer)
   }
 
   close(): void {
     this.#port.close()
   }
+}
+
+/** What credit may be granted in. */
+function amount(value: unknown): boolean {
+  return typeof value === 'number' && value >= 0 && Number.isFinite(value)
 }
 
 /** Serves one writer until its track ends on either side. */
@@ -134,19 +144,21 @@ export function pumpTrack(
   name: string,
   options: { priority: number; maxAgeMs: number },
 ): void {
-  const track = broadcast.track(name, options)
+  const track = host.hold(broadcast.track(name, options))
   const groups = new Map<number, GroupHandle>()
   let ended = false
   const post = (message: TrackDown): void => port.postMessage(message)
+  host.ports.add(port)
 
   const end = (error: ErrorData | undefined): void => {
     if (ended) return
     ended = true
-    for (const group of groups.values()) release(group)
+    for (const group of groups.values()) host.release(group)
     groups.clear()
     post({ t: 'closed', error })
     port.close()
-    release(track)
+    host.ports.delete(port)
+    host.release(track)
   }
 
   const take = (message: TrackUp): void => {
@@ -158,7 +170,7 @@ export function pumpTrack(
         track.datagram(message.data, message.ts)
         break
       case 'group':
-        groups.set(message.group, track.group())
+        if (!groups.has(message.group)) groups.set(message.group, host.hold(track.group()))
         return
       case 'frame':
         groups.get(message.group)?.write(message.data, message.ts)
@@ -169,7 +181,7 @@ export function pumpTrack(
         if (!group) return
         if (message.code === undefined) group.finish()
         else group.abort(message.code)
-        release(group)
+        host.release(group)
         return
       }
       case 'end':
@@ -177,6 +189,8 @@ export function pumpTrack(
         else track.abort(message.code)
         end(undefined)
         return
+      default:
+        throw new RoomsError('PROTOCOL', 'the writer said something unknown')
     }
     post({ t: 'ack', bytes: message.data.byteLength })
   }
@@ -216,14 +230,5 @@ async function watchDemand(
     }
   } catch (thrown) {
     return ended() ? undefined : host.toData(thrown)
-  }
-}
-
-/** Frees an object of the core. One whose call is still under way is freed by its finalizer. */
-export function release(object: { free(): void }): void {
-  try {
-    object.free()
-  } catch {
-    // "attempted to take ownership of Rust value while it was borrowed"
   }
 }

@@ -4,10 +4,11 @@ use std::{cell::RefCell, time::Duration};
 
 use bytes::Bytes;
 use iroh_rooms::moq;
+use js_sys::Promise;
 use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 
-use crate::error::Failure;
+use crate::{error::Failure, promise::promise};
 
 /// A broadcast to publish.
 #[wasm_bindgen]
@@ -106,15 +107,17 @@ impl TrackWriter {
     }
 
     /// Waits until someone reads it; `false` when it ended instead.
-    pub async fn used(&self) -> bool {
+    #[wasm_bindgen(unchecked_return_type = "Promise<boolean>")]
+    pub fn used(&self) -> Promise {
         let demand = self.inner.borrow().demand();
-        demand.used().await
+        promise(async move { Ok(demand.used().await) })
     }
 
-    /// Waits until nobody reads it, or it ended.
-    pub async fn unused(&self) {
+    /// Waits until nobody reads it; `false` when it ended instead.
+    #[wasm_bindgen(unchecked_return_type = "Promise<boolean>")]
+    pub fn unused(&self) -> Promise {
         let demand = self.inner.borrow().demand();
-        demand.unused().await;
+        promise(async move { Ok(demand.unused().await) })
     }
 
     /// Ends it in good order.

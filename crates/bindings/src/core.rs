@@ -9,12 +9,14 @@ use std::{
 
 use iroh::{EndpointAddr, SecretKey};
 use iroh_rooms::{Live, Relays, moq, room};
+use js_sys::Promise;
 use n0_future::{task, time};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::{
     error::{Failure, object},
+    promise::{done, promise},
     room::Room,
     scope::Scope,
     stream::{Item, Stream},
@@ -160,8 +162,8 @@ impl Core {
     }
 
     /// Counters.
-    #[wasm_bindgen(unchecked_return_type = "LiveStats")]
-    pub async fn stats(&self) -> Result<JsValue, JsValue> {
+    #[wasm_bindgen(unchecked_return_type = "CoreStats")]
+    pub fn stats(&self) -> Result<JsValue, JsValue> {
         Ok(to_js(&self.live.stats())?)
     }
 
@@ -195,26 +197,25 @@ impl Core {
     }
 
     /// Accepts or rejects an incoming session; `false` when it is gone.
-    #[wasm_bindgen(js_name = decideIncoming)]
-    pub async fn decide_incoming(&self, pending: u32, accept: bool) -> bool {
+    #[wasm_bindgen(js_name = decideIncoming, unchecked_return_type = "Promise<boolean>")]
+    pub fn decide_incoming(&self, pending: u32, accept: bool) -> Promise {
         let incoming = self.pending.borrow_mut().remove(&pending);
-        match incoming {
-            Some(incoming) if accept => incoming.accept().await.is_ok(),
-            Some(incoming) => {
-                incoming.reject();
-                true
-            }
-            None => false,
-        }
+        promise(async move {
+            Ok(match incoming {
+                Some(incoming) if accept => incoming.accept().await.is_ok(),
+                Some(incoming) => incoming.reject(),
+                None => false,
+            })
+        })
     }
 
     /// Enters the room of a ticket.
-    #[wasm_bindgen(js_name = openRoom)]
-    pub async fn open_room(
+    #[wasm_bindgen(js_name = openRoom, unchecked_return_type = "Promise<Room>")]
+    pub fn open_room(
         &self,
         ticket: &str,
         #[wasm_bindgen(unchecked_param_type = "RoomOptions")] options: JsValue,
-    ) -> Result<Room, JsValue> {
+    ) -> Result<Promise, JsValue> {
         let live = self.live.clone();
         let ticket = ticket.parse().map_err(Failure::from)?;
         let options: RoomOptions =
@@ -229,10 +230,10 @@ impl Core {
             presence,
             auto_subscribe: options.auto_subscribe,
         };
-        let room = iroh_rooms::Room::open(&live, ticket, options)
-            .await
-            .map_err(Failure::from)?;
-        Ok(Room::new(room.split().1))
+        Ok(promise(async move {
+            let room = iroh_rooms::Room::open(&live, ticket, options).await?;
+            Ok(Room::new(room.split().1))
+        }))
     }
 
     /// What the page or the machine does: `visible`, `hidden`, `frozen`, `resumed`.
@@ -253,10 +254,14 @@ impl Core {
     }
 
     /// Leaves the rooms and closes the endpoint, within the time given.
-    pub async fn shutdown(&self, grace_ms: f64) {
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn shutdown(&self, grace_ms: f64) -> Promise {
         let live = self.live.clone();
-        // What is not done by then ends with the Worker.
         let grace = crate::broadcast::millis(grace_ms).max(Duration::from_millis(1));
-        let _ = time::timeout(grace, live.close()).await;
+        done(async move {
+            // What is not done by then ends with the Worker.
+            let _ = time::timeout(grace, live.close()).await;
+            Ok(())
+        })
     }
 }

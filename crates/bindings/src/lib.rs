@@ -1,16 +1,18 @@
 //! The WebAssembly module: what JavaScript sees of [`iroh_rooms`].
 //!
 //! Types in, types out, no logic. Every method takes `&self`, so that calls can overlap; what is
-//! awaited owns a clone of what it uses. Errors are plain objects with a code (`error`), streams
-//! are pulled in batches (`stream`).
+//! awaited owns a clone of what it uses (`promise`). Errors are plain objects with a code (`error`),
+//! streams are pulled in batches (`stream`).
 
 mod broadcast;
 mod core;
 mod error;
+mod promise;
 mod room;
 mod scope;
 mod stream;
 mod types;
+mod vectors;
 
 use std::{cell::RefCell, str::FromStr};
 
@@ -24,6 +26,17 @@ use crate::error::Failure;
 #[wasm_bindgen]
 pub fn version() -> String {
     env!("CARGO_PKG_VERSION").to_owned()
+}
+
+/// The size of this instance's memory, which never shrinks.
+#[wasm_bindgen(js_name = memoryBytes)]
+pub fn memory_bytes() -> f64 {
+    #[cfg(target_family = "wasm")]
+    const PAGE_BYTES: usize = 65_536;
+    #[cfg(target_family = "wasm")]
+    return (std::arch::wasm32::memory_size(0) * PAGE_BYTES) as f64;
+    #[cfg(not(target_family = "wasm"))]
+    0.0
 }
 
 /// Calls back with the message of a panic, within the call that panics: nothing of this instance

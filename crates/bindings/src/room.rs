@@ -1,12 +1,14 @@
 //! One room.
 
 use iroh_rooms::{ChatPublisher, RoomHandle};
+use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 
 use crate::{
     broadcast::Broadcast,
     endpoint_id,
     error::{Failure, object},
+    promise::{done, promise},
     scope::Scope,
     stream::{Item, Stream},
     types::to_js,
@@ -44,12 +46,12 @@ impl Room {
 
     /// The others.
     #[wasm_bindgen(unchecked_return_type = "Peer[]")]
-    pub async fn peers(&self) -> Result<JsValue, JsValue> {
+    pub fn peers(&self) -> Result<JsValue, JsValue> {
         Ok(to_js(&self.handle.peers())?)
     }
 
     /// A cursor of the events; it begins with those present.
-    pub async fn events(&self) -> Stream {
+    pub fn events(&self) -> Stream {
         Stream::unfold(self.handle.events(), |mut events| async {
             let event = events.recv().await?;
             Some((to_js(&event).map(Item::small), events))
@@ -57,106 +59,99 @@ impl Room {
     }
 
     /// A ticket that names this peer and others.
-    pub async fn ticket(&self) -> Result<String, JsValue> {
+    #[wasm_bindgen(unchecked_return_type = "Promise<string>")]
+    pub fn ticket(&self) -> Promise {
         let handle = self.handle.clone();
-        Ok(handle.ticket().await.map_err(Failure::from)?.to_string())
+        promise(async move { Ok(handle.ticket().await?.to_string()) })
     }
 
     /// Publishes a broadcast to the room.
-    pub async fn publish(&self, name: &str, broadcast: &Broadcast) -> Result<(), JsValue> {
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn publish(&self, name: String, broadcast: &Broadcast) -> Promise {
         let (handle, broadcast) = (self.handle.clone(), broadcast.inner.clone());
-        Ok(handle
-            .publish(name, &broadcast)
-            .await
-            .map_err(Failure::from)?)
+        done(async move { Ok(handle.publish(&name, &broadcast).await?) })
     }
 
     /// Withdraws it; `false` when there is none of that name.
-    pub async fn unpublish(&self, name: &str) -> Result<bool, JsValue> {
+    #[wasm_bindgen(unchecked_return_type = "Promise<boolean>")]
+    pub fn unpublish(&self, name: String) -> Promise {
         let handle = self.handle.clone();
-        Ok(handle.unpublish(name).await.map_err(Failure::from)?)
+        promise(async move { Ok(handle.unpublish(&name).await?) })
     }
 
     /// Sets the name to show, or takes it away.
-    #[wasm_bindgen(js_name = setDisplayName)]
-    pub async fn set_display_name(&self, name: Option<String>) -> Result<(), JsValue> {
+    #[wasm_bindgen(js_name = setDisplayName, unchecked_return_type = "Promise<void>")]
+    pub fn set_display_name(&self, name: Option<String>) -> Promise {
         let handle = self.handle.clone();
-        Ok(handle
-            .set_display_name(name.as_deref())
-            .await
-            .map_err(Failure::from)?)
+        done(async move { Ok(handle.set_display_name(name.as_deref()).await?) })
     }
 
     /// Sets the application's presence, JSON, or takes it away.
-    #[wasm_bindgen(js_name = setPresence)]
-    pub async fn set_presence(&self, json: Option<String>) -> Result<(), JsValue> {
+    #[wasm_bindgen(js_name = setPresence, unchecked_return_type = "Promise<void>")]
+    pub fn set_presence(&self, json: Option<String>) -> Promise {
         let handle = self.handle.clone();
-        let presence = json.as_deref().map(parse_presence).transpose()?;
-        Ok(handle.set_presence(presence).await.map_err(Failure::from)?)
+        done(async move {
+            let presence = json.as_deref().map(parse_presence).transpose()?;
+            Ok(handle.set_presence(presence).await?)
+        })
     }
 
     /// Says something.
-    #[wasm_bindgen(js_name = sendChat, unchecked_return_type = "ChatMessage")]
-    pub async fn send_chat(&self, text: &str) -> Result<JsValue, JsValue> {
+    #[wasm_bindgen(js_name = sendChat, unchecked_return_type = "Promise<ChatMessage>")]
+    pub fn send_chat(&self, text: String) -> Promise {
         let handle = self.handle.clone();
-        let message = handle.send_chat(text).await.map_err(Failure::from)?;
-        Ok(to_js(&message)?)
+        promise(async move { to_js(&handle.send_chat(&text).await?) })
     }
 
     /// What was said, oldest first.
     #[wasm_bindgen(js_name = chatHistory, unchecked_return_type = "ChatMessage[]")]
-    pub async fn chat_history(&self) -> Result<JsValue, JsValue> {
+    pub fn chat_history(&self) -> Result<JsValue, JsValue> {
         Ok(to_js(&self.handle.chat_history())?)
     }
 
     /// Puts the chat into a broadcast of the application.
-    #[wasm_bindgen(js_name = setChatPublisher)]
-    pub async fn set_chat_publisher(&self, broadcast: &Broadcast) -> Result<(), JsValue> {
-        let handle = self.handle.clone();
-        let publisher = ChatPublisher::new(&broadcast.inner).map_err(Failure::from)?;
-        Ok(handle
-            .set_chat_publisher(publisher)
-            .await
-            .map_err(Failure::from)?)
+    #[wasm_bindgen(js_name = setChatPublisher, unchecked_return_type = "Promise<void>")]
+    pub fn set_chat_publisher(&self, broadcast: &Broadcast) -> Promise {
+        let (handle, broadcast) = (self.handle.clone(), broadcast.inner.clone());
+        done(async move {
+            let publisher = ChatPublisher::new(&broadcast)?;
+            Ok(handle.set_chat_publisher(publisher).await?)
+        })
     }
 
     /// Sends into a channel: to all, or to one peer alone.
-    #[wasm_bindgen(js_name = channelSend)]
-    pub async fn channel_send(
+    #[wasm_bindgen(js_name = channelSend, unchecked_return_type = "Promise<void>")]
+    pub fn channel_send(
         &self,
         name: String,
         json: String,
         to: Option<String>,
         datagram: bool,
-    ) -> Result<(), JsValue> {
+    ) -> Promise {
         let handle = self.handle.clone();
-        let to = to.as_deref().map(endpoint_id).transpose()?;
-        Ok(handle
-            .channel_send(&name, json, to, datagram)
-            .await
-            .map_err(Failure::from)?)
+        done(async move {
+            let to = to.as_deref().map(endpoint_id).transpose()?;
+            Ok(handle.channel_send(&name, json, to, datagram).await?)
+        })
     }
 
     /// `{ from, json }` for each message of others in a channel.
-    #[wasm_bindgen(js_name = channelMessages)]
-    pub async fn channel_messages(&self, name: String) -> Result<Stream, JsValue> {
+    #[wasm_bindgen(js_name = channelMessages, unchecked_return_type = "Promise<Stream>")]
+    pub fn channel_messages(&self, name: String) -> Promise {
         let handle = self.handle.clone();
-        let channel = handle.channel(&name).await.map_err(Failure::from)?;
-        Ok(Stream::unfold(channel, |mut channel| async {
-            let message = channel.recv().await?;
-            let bytes = message.json.len();
-            let fields = [
-                ("from", message.from.to_string().into()),
-                ("json", message.json.into()),
-            ];
-            Some((
-                Ok(Item {
-                    value: object(&fields).into(),
-                    bytes,
-                }),
-                channel,
-            ))
-        }))
+        promise(async move {
+            let channel = handle.channel(&name).await?;
+            Ok(Stream::unfold(channel, |mut channel| async {
+                let message = channel.recv().await?;
+                let bytes = message.json.len();
+                let fields = [
+                    ("from", message.from.to_string().into()),
+                    ("json", message.json.into()),
+                ];
+                let value = object(&fields).into();
+                Some((Ok(Item { value, bytes }), channel))
+            }))
+        })
     }
 
     /// The room's MoQ scope.
@@ -165,22 +160,26 @@ impl Room {
     }
 
     /// Counters.
-    #[wasm_bindgen(unchecked_return_type = "RoomStats")]
-    pub async fn stats(&self) -> Result<JsValue, JsValue> {
+    #[wasm_bindgen(unchecked_return_type = "Promise<RoomStats>")]
+    pub fn stats(&self) -> Promise {
         let handle = self.handle.clone();
-        Ok(to_js(&handle.stats().await.map_err(Failure::from)?)?)
+        promise(async move { to_js(&handle.stats().await?) })
     }
 
     /// What is known about the way to each peer.
-    #[wasm_bindgen(unchecked_return_type = "Diagnosis[]")]
-    pub async fn diagnose(&self) -> Result<JsValue, JsValue> {
+    #[wasm_bindgen(unchecked_return_type = "Promise<Diagnosis[]>")]
+    pub fn diagnose(&self) -> Promise {
         let handle = self.handle.clone();
-        Ok(to_js(&handle.diagnose().await.map_err(Failure::from)?)?)
+        promise(async move { to_js(&handle.diagnose().await?) })
     }
 
     /// Says goodbye and leaves.
-    pub async fn leave(&self) {
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn leave(&self) -> Promise {
         let handle = self.handle.clone();
-        handle.leave().await;
+        done(async move {
+            handle.leave().await;
+            Ok(())
+        })
     }
 }

@@ -3,7 +3,7 @@
 
 use iroh::EndpointAddr;
 use iroh_rooms::moq;
-use js_sys::Uint8Array;
+use js_sys::{Promise, Uint8Array};
 use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 
@@ -12,6 +12,7 @@ use crate::{
     core::Addr,
     endpoint_id,
     error::{Failure, object},
+    promise::Cancel,
     stream::{Item, Stream},
 };
 
@@ -41,6 +42,16 @@ impl Scope {
     fn session(&self, remote: &str) -> Result<Option<moq::Session>, Failure> {
         Ok(self.inner.session(endpoint_id(remote)?))
     }
+
+    /// A peer's broadcast, as soon as it is announced.
+    fn find(
+        &self,
+        remote: &str,
+        name: String,
+    ) -> impl Future<Output = Result<moq::RemoteBroadcast, Failure>> + use<> {
+        let (scope, remote) = (self.inner.clone(), endpoint_id(remote));
+        async move { Ok(scope.subscribe(remote?, &name).await?) }
+    }
 }
 
 #[wasm_bindgen]
@@ -65,15 +76,18 @@ impl Scope {
     }
 
     /// Opens the session with a peer, or finds the one that stands.
-    pub async fn connect(
+    #[wasm_bindgen(unchecked_return_type = "Promise<void>")]
+    pub fn connect(
         &self,
         #[wasm_bindgen(unchecked_param_type = "EndpointAddr")] addr: JsValue,
-    ) -> Result<(), JsValue> {
+        cancel: &Cancel,
+    ) -> Promise {
         let scope = self.inner.clone();
-        let addr: Addr = serde_wasm_bindgen::from_value(addr).map_err(Failure::from)?;
-        let addr = EndpointAddr::try_from(addr)?;
-        scope.connect(addr).await.map_err(Failure::from)?;
-        Ok(())
+        cancel.promise(async move {
+            let addr: Addr = serde_wasm_bindgen::from_value(addr)?;
+            scope.connect(EndpointAddr::try_from(addr)?).await?;
+            Ok(JsValue::UNDEFINED)
+        })
     }
 
     /// The session with a peer, if one stands.
@@ -119,13 +133,17 @@ impl Scope {
     }
 
     /// Waits until the session with a peer is closed; at once when none stands.
-    #[wasm_bindgen(js_name = sessionClosed, unchecked_return_type = "SessionEnd")]
-    pub async fn session_closed(&self, remote: &str) -> Result<JsValue, JsValue> {
-        let end = match self.session(remote)? {
-            Some(session) => session.closed().await,
-            None => return Err(Failure::closed("session").into()),
-        };
-        Ok(object(&[("code", end.code.into()), ("reason", end.reason.into())]).into())
+    #[wasm_bindgen(js_name = sessionClosed, unchecked_return_type = "Promise<SessionEnd>")]
+    pub fn session_closed(&self, remote: &str, cancel: &Cancel) -> Promise {
+        let session = self.session(remote);
+        cancel.promise(async move {
+            let session = session?.ok_or_else(|| Failure::closed("session"))?;
+            let end = session.closed().await;
+            Ok(object(&[
+                ("code", end.code.into()),
+                ("reason", end.reason.into()),
+            ]))
+        })
     }
 
     /// Closes the session with a peer.
@@ -159,61 +177,50 @@ impl Scope {
     }
 
     /// Waits until a peer announces a broadcast.
-    #[wasm_bindgen(js_name = waitBroadcast)]
-    pub async fn wait_broadcast(&self, remote: &str, name: String) -> Result<(), JsValue> {
-        let (scope, remote) = (self.inner.clone(), endpoint_id(remote)?);
-        scope
-            .subscribe(remote, &name)
-            .await
-            .map_err(Failure::from)?;
-        Ok(())
+    #[wasm_bindgen(js_name = waitBroadcast, unchecked_return_type = "Promise<void>")]
+    pub fn wait_broadcast(&self, remote: &str, name: String, cancel: &Cancel) -> Promise {
+        let found = self.find(remote, name);
+        cancel.promise(async move { found.await.map(|_found| JsValue::UNDEFINED) })
     }
 
     /// Waits until a peer's broadcast ends.
-    #[wasm_bindgen(js_name = broadcastClosed)]
-    pub async fn broadcast_closed(&self, remote: &str, name: String) -> Result<(), JsValue> {
-        let (scope, remote) = (self.inner.clone(), endpoint_id(remote)?);
-        let broadcast = scope
-            .subscribe(remote, &name)
-            .await
-            .map_err(Failure::from)?;
-        broadcast.closed().await;
-        Ok(())
+    #[wasm_bindgen(js_name = broadcastClosed, unchecked_return_type = "Promise<void>")]
+    pub fn broadcast_closed(&self, remote: &str, name: String, cancel: &Cancel) -> Promise {
+        let found = self.find(remote, name);
+        cancel.promise(async move {
+            found.await?.closed().await;
+            Ok(JsValue::UNDEFINED)
+        })
     }
 
     /// Reads a track: `{ data, timestamp, group, index }` for each frame.
-    #[wasm_bindgen(js_name = readTrack)]
-    pub async fn read_track(
+    #[wasm_bindgen(js_name = readTrack, unchecked_return_type = "Promise<Stream>")]
+    pub fn read_track(
         &self,
         remote: &str,
         name: String,
         track: String,
         #[wasm_bindgen(unchecked_param_type = "ReadOptions")] options: JsValue,
-    ) -> Result<Stream, JsValue> {
-        let (scope, remote) = (self.inner.clone(), endpoint_id(remote)?);
-        let options: ReadOptions =
-            serde_wasm_bindgen::from_value(options).map_err(Failure::from)?;
-        let options = moq::TrackOptions {
-            priority: options.priority,
-            max_age: millis(options.max_age_ms),
-            start: options.start.map(|group| group as u64),
-            ordered: options.ordered,
-        };
-        let broadcast = scope
-            .subscribe(remote, &name)
-            .await
-            .map_err(Failure::from)?;
-        let reader = broadcast
-            .track(&track, options)
-            .await
-            .map_err(Failure::from)?;
-        Ok(Stream::unfold(reader, |mut reader| async {
-            let item = match reader.next_frame().await {
-                Ok(frame) => Ok(frame_item(frame?)),
-                Err(error) => Err(error.into()),
+        cancel: &Cancel,
+    ) -> Promise {
+        let found = self.find(remote, name);
+        cancel.promise(async move {
+            let options: ReadOptions = serde_wasm_bindgen::from_value(options)?;
+            let options = moq::TrackOptions {
+                priority: options.priority,
+                max_age: millis(options.max_age_ms),
+                start: options.start.map(|group| group as u64),
+                ordered: options.ordered,
             };
-            Some((item, reader))
-        }))
+            let reader = found.await?.track(&track, options).await?;
+            Ok(Stream::unfold(reader, |mut reader| async {
+                let item = match reader.next_frame().await {
+                    Ok(frame) => Ok(frame_item(frame?)),
+                    Err(error) => Err(error.into()),
+                };
+                Some((item, reader))
+            }))
+        })
     }
 }
 

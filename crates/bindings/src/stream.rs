@@ -2,12 +2,15 @@
 
 use std::{cell::Cell, pin::Pin, rc::Rc};
 
-use js_sys::Array;
+use js_sys::{Array, Object, Promise};
 use n0_future::{StreamExt, future, stream};
 use tokio::sync::{Mutex, Notify};
 use wasm_bindgen::prelude::*;
 
-use crate::error::{Failure, object};
+use crate::{
+    error::{Failure, object},
+    promise::promise,
+};
 
 /// One item, and the bytes it counts for.
 pub struct Item {
@@ -71,53 +74,9 @@ impl Stream {
 impl Stream {
     /// Waits for at least one item and takes what else is there, within the limits; the first
     /// item comes even if it is larger. `done` says that there are no more.
-    #[wasm_bindgen(js_name = nextBatch, unchecked_return_type = "Batch")]
-    pub async fn next_batch(&self, max_items: u32, max_bytes: u32) -> Result<JsValue, JsValue> {
-        let shared = self.shared.clone();
-        let mut state = shared.source.lock().await;
-        if let Some(failure) = state.failed.take() {
-            return Err(failure.into());
-        }
-        let items = Array::new();
-        let mut bytes = 0;
-        let first = async {
-            if shared.cancelled.get() {
-                None
-            } else {
-                state.source.next().await
-            }
-        };
-        let cancelled = async {
-            shared.cancel.notified().await;
-            None
-        };
-        let mut next = future::or(cancelled, first).await;
-        let done = loop {
-            match next {
-                None => break true,
-                Some(Err(failure)) if items.length() == 0 => return Err(failure.into()),
-                Some(Err(failure)) => {
-                    state.failed = Some(failure);
-                    break false;
-                }
-                Some(Ok(item)) => {
-                    items.push(&item.value);
-                    bytes += item.bytes;
-                }
-            }
-            if items.length() >= max_items || bytes >= max_bytes as usize {
-                break false;
-            }
-            match future::poll_once(state.source.next()).await {
-                Some(ready) => next = ready,
-                None => break false,
-            }
-        };
-        if done || shared.cancelled.get() {
-            // What the source holds open is let go.
-            state.source = Box::pin(stream::empty());
-        }
-        Ok(object(&[("items", items.into()), ("done", done.into())]).into())
+    #[wasm_bindgen(js_name = nextBatch, unchecked_return_type = "Promise<Batch>")]
+    pub fn next_batch(&self, max_items: u32, max_bytes: u32) -> Promise {
+        promise(next_batch(self.shared.clone(), max_items, max_bytes))
     }
 
     /// Ends the stream; a batch that is waited for comes back empty and done.
@@ -128,4 +87,51 @@ impl Stream {
             state.source = Box::pin(stream::empty());
         }
     }
+}
+
+async fn next_batch(shared: Rc<Shared>, max_items: u32, max_bytes: u32) -> Result<Object, Failure> {
+    let mut state = shared.source.lock().await;
+    if let Some(failure) = state.failed.take() {
+        return Err(failure);
+    }
+    let items = Array::new();
+    let mut bytes = 0;
+    let first = async {
+        if shared.cancelled.get() {
+            None
+        } else {
+            state.source.next().await
+        }
+    };
+    let cancelled = async {
+        shared.cancel.notified().await;
+        None
+    };
+    let mut next = future::or(cancelled, first).await;
+    let done = loop {
+        match next {
+            None => break true,
+            Some(Err(failure)) if items.length() == 0 => return Err(failure),
+            Some(Err(failure)) => {
+                state.failed = Some(failure);
+                break false;
+            }
+            Some(Ok(item)) => {
+                items.push(&item.value);
+                bytes += item.bytes;
+            }
+        }
+        if items.length() >= max_items || bytes >= max_bytes as usize {
+            break false;
+        }
+        match future::poll_once(state.source.next()).await {
+            Some(ready) => next = ready,
+            None => break false,
+        }
+    };
+    if done || shared.cancelled.get() {
+        // What the source holds open is let go.
+        state.source = Box::pin(stream::empty());
+    }
+    Ok(object(&[("items", items.into()), ("done", done.into())]))
 }

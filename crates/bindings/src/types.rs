@@ -8,7 +8,7 @@ use crate::error::Failure;
 #[wasm_bindgen(typescript_custom_section)]
 const TYPES: &str = r#"
 import type {
-  ChatMessage, Diagnosis, EndpointAddr, LiveStats, Peer, RoomStats, SessionStats, Status,
+  ChatMessage, CoreStats, Diagnosis, EndpointAddr, Peer, RoomStats, SessionStats, Status,
 } from '../../ts/src/wire.js';
 export interface Batch { items: unknown[]; done: boolean }
 export interface CoreOptions {

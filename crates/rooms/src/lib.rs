@@ -44,6 +44,8 @@ mod roster;
 mod ticket;
 mod transport;
 
+#[doc(hidden)]
+pub use iroh_rooms_kv as kv;
 pub use iroh_rooms_moq as moq;
 
 pub use self::{

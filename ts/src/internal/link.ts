@@ -27,7 +27,7 @@ import type {
   StreamMethod,
   Value,
 } from '../../worker/protocol.js'
-import { type ErrorData, RoomsError } from '../errors.js'
+import { RoomsError } from '../errors.js'
 import { PROTOCOL } from '../wire.js'
 import { PortStream, type PortStreamOptions, StreamState } from './port-stream.js'
 
@@ -37,6 +37,10 @@ export interface WorkerHost {
   /** At most one listener each. `error` also means: the script could not be loaded. */
   listen(listeners: HostListeners): void
   terminate(): void | Promise<void>
+  /** A Web Lock that the Worker holds as long as it lives, where there are any. */
+  readonly lock: string | undefined
+  /** From now on the Worker holds the lock: the end of it is the end of the Worker. */
+  watch(): void
   /** Node: do not keep the process alive. */
   unref(): void
 }
@@ -133,7 +137,8 @@ export class Link {
     const onAbort = (): void => started.reject(signal?.reason)
     signal?.addEventListener('abort', onAbort)
     try {
-      const message: BootMessage = { t: 'boot', protocol: PROTOCOL, port: port2, ...boot }
+      const { lock } = host
+      const message: BootMessage = { t: 'boot', protocol: PROTOCOL, port: port2, lock, ...boot }
       host.post(message, [port2])
       const ready = await started.promise
       if (ready.protocol !== PROTOCOL) {
@@ -143,6 +148,7 @@ export class Link {
         )
       }
       ;(link as { ready: Ready }).ready = ready
+      host.watch()
       return link
     } catch (error) {
       await link.#finish({ reason: 'closed' }, closedError())
@@ -163,6 +169,11 @@ export class Link {
   /** Whether nothing new may be asked: {@link ended} has settled or soon will. */
   get ending(): boolean {
     return this.#refusal !== undefined
+  }
+
+  /** Open data ports and calls under way on this side. */
+  get open(): { readonly ports: number; readonly calls: number } {
+    return { ports: this.#ports.size, calls: this.#pending.size }
   }
 
   /** A new handle for an object in the Worker. */
@@ -296,10 +307,10 @@ export class Link {
         reject(error)
       })
       this.#control.invoke(op, method, withTransfer(args, transfer)).then(
-        (result: Result<unknown>) => {
+        (result: Result<unknown> | null) => {
           if (settled()) return
-          if (result.ok) resolve(result.value as Value<M>)
-          else reject(RoomsError.from(result.error))
+          if (result?.ok) resolve(result.value as Value<M>)
+          else reject(RoomsError.from(result?.error))
         },
         (error: unknown) => {
           if (settled()) return
@@ -315,15 +326,17 @@ export class Link {
     })
   }
 
-  #receive(message: FromWorker): void {
-    switch (message.t) {
+  #receive(message: FromWorker | null): void {
+    switch (message?.t) {
       case 'fatal':
         this.#crashed(message.error)
         return
       case 'ask':
         void this.#ask(message)
         return
-      default:
+      case 'booting':
+      case 'ready':
+      case 'failed':
         this.#onStart?.(message)
     }
   }
@@ -342,12 +355,14 @@ export class Link {
     try {
       this.#host.post({ t: 'answer', id, result }, [])
     } catch (error) {
-      const failed: Result<unknown[]> = { ok: false, error: RoomsError.toData(error) }
-      this.#host.post({ t: 'answer', id, result: failed }, [])
+      // An answer that cannot be sent is a failed one.
+      const failed = { code: 'INVALID_ARGUMENT', message: String(error) }
+      this.#host.post({ t: 'answer', id, result: { ok: false, error: failed } }, [])
     }
   }
 
   #broken(detail: string): void {
+    if (this.#finished) return
     if (this.#onStartFailure) {
       this.#onStartFailure(
         new RoomsError(
@@ -360,7 +375,8 @@ export class Link {
     this.#crashed({ code: 'WORKER_CRASHED', message: detail || 'no reason was given' })
   }
 
-  #crashed(data: ErrorData): void {
+  #crashed(wire: unknown): void {
+    const data = RoomsError.toData(wire)
     const error = new RoomsError(
       'WORKER_CRASHED',
       `the Worker of this Live crashed: ${data.message}. Its keys and sessions are gone: spawn a new Live`,

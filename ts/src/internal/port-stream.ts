@@ -25,8 +25,8 @@ export const FRAMES_WINDOW: Window = { items: 64, bytes: 4 << 20 }
 
 export interface PortStreamOptions<T> {
   readonly window: Window
-  /** Makes the item that the reader sees. */
-  readonly map: (wire: never) => T
+  /** Makes the item that the reader sees; undefined for what it is not to see. */
+  readonly map: (wire: never) => T | undefined
   /** Bytes of an item, as it came over the port. */
   readonly sizeOf?: (wire: never) => number
   readonly signal?: AbortSignal | undefined
@@ -62,6 +62,8 @@ export class StreamState<T> {
   #failure: { readonly reason: unknown } | undefined
   #takenItems = 0
   #takenBytes = 0
+  /** Items that may still come: a Worker that sends more is not believed. */
+  #granted = 0
   readonly #onAbort = (): void => this.abort(this.#options.signal?.reason)
 
   constructor(port: DataPort, options: PortStreamOptions<T>) {
@@ -69,7 +71,7 @@ export class StreamState<T> {
     this.#options = options
     port.addEventListener('message', (event) => this.#receive(event.data as StreamDown))
     port.start()
-    this.#post({ t: 'credit', n: options.window.items, bytes: options.window.bytes })
+    this.#grant(options.window.items, options.window.bytes)
     if (options.signal?.aborted) this.#onAbort()
     else options.signal?.addEventListener('abort', this.#onAbort)
   }
@@ -117,25 +119,40 @@ export class StreamState<T> {
     this.#end(undefined)
   }
 
-  #receive(message: StreamDown): void {
+  #receive(message: StreamDown | null): void {
     if (this.#ended) return
-    switch (message.t) {
-      case 'items':
-        for (const wire of message.v) this.#offer(wire)
-        return
-      case 'end':
-        this.#end(undefined)
-        return
-      case 'err':
-        this.#end({ reason: RoomsError.from(message.error) })
-        return
+    try {
+      switch (message?.t) {
+        case 'items':
+          for (const wire of message.v) this.#offer(wire)
+          return
+        case 'end':
+          this.#end(undefined)
+          return
+        case 'err':
+          this.#end({ reason: RoomsError.from(message.error) })
+          return
+      }
+    } catch {
+      // Said below.
     }
+    this.#post({ t: 'cancel' })
+    const error = new RoomsError('PROTOCOL', 'the Worker sent what is no part of this stream')
+    this.#end({ reason: error })
   }
 
   #offer(wire: unknown): void {
+    // Somebody who waited may have ended it.
+    if (this.#ended) return
+    if (this.#granted < 1) throw new RangeError('more than was granted')
+    this.#granted -= 1
     const { map, sizeOf } = this.#options
     const size = sizeOf?.(wire as never) ?? 0
     const item = map(wire as never)
+    if (item === undefined) {
+      this.#taken(size)
+      return
+    }
     const waiter = this.#waiting.shift()
     if (waiter) {
       this.#taken(size)
@@ -164,7 +181,7 @@ export class StreamState<T> {
     this.#takenBytes += size
     const { items, bytes } = this.#options.window
     if (this.#takenItems * 2 < items && this.#takenBytes * 2 < bytes) return
-    this.#post({ t: 'credit', n: this.#takenItems, bytes: this.#takenBytes })
+    this.#grant(this.#takenItems, this.#takenBytes)
     this.#takenItems = 0
     this.#takenBytes = 0
   }
@@ -187,6 +204,11 @@ export class StreamState<T> {
     else this.#failure = failure
     for (const waiter of waiting) waiter.resolve(DONE)
     this.#options.onClose?.()
+  }
+
+  #grant(items: number, bytes: number): void {
+    this.#granted += items
+    this.#post({ t: 'credit', n: items, bytes })
   }
 
   #post(message: StreamUp): void {

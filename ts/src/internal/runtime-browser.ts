@@ -35,6 +35,12 @@ function makeWorker(source: WorkerSource | undefined): Worker {
 
 class BrowserHost implements WorkerHost {
   readonly #worker: Worker
+  // Nothing else tells a page that somebody terminated its Worker. Pages need https or localhost for
+  // locks; elsewhere only `Live.close` ends what waits.
+  readonly lock: string | undefined =
+    'locks' in navigator ? `iroh-rooms/worker/${crypto.randomUUID()}` : undefined
+  readonly #over = new AbortController()
+  #gone: () => void = () => undefined
 
   constructor(worker: Worker) {
     this.#worker = worker
@@ -51,9 +57,19 @@ class BrowserHost implements WorkerHost {
       error(event.message ?? ''),
     )
     this.#worker.addEventListener('messageerror', messageError)
+    this.#gone = () => error('it was terminated')
+  }
+
+  watch(): void {
+    if (this.lock === undefined) return
+    navigator.locks
+      .request(this.lock, { signal: this.#over.signal }, () => this.#gone())
+      // It was terminated here.
+      .catch(() => undefined)
   }
 
   terminate(): void {
+    this.#over.abort()
     this.#worker.terminate()
   }
 

@@ -31,6 +31,7 @@ function makeWorker(source: WorkerSource | undefined): Worker {
 
 class NodeHost implements WorkerHost {
   readonly #worker: Worker
+  readonly lock: undefined
 
   constructor(worker: Worker) {
     this.#worker = worker
@@ -50,6 +51,9 @@ class NodeHost implements WorkerHost {
   async terminate(): Promise<void> {
     await this.#worker.terminate()
   }
+
+  /** `exit` tells it. */
+  watch(): void {}
 
   unref(): void {
     this.#worker.unref()

@@ -3,7 +3,7 @@ import type { WorkerHost } from './link.js'
 
 /** A Worker that the application made itself: from `iroh-rooms/worker`, by its own bundler. */
 export interface WorkerLike {
-  postMessage(message: unknown, transfer?: readonly never[]): void
+  postMessage(message: unknown): void
   terminate(): unknown
 }
 

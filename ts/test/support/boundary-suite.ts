@@ -4,14 +4,24 @@
  */
 import { afterEach, describe, expect, it } from 'vitest'
 
-import { Broadcast, Live, Room, type RoomEvent, RoomTicket, RoomsError } from '../../src/index.js'
-import { idOf } from './fake-core.js'
+import {
+  Broadcast,
+  Live,
+  Room,
+  type RoomEvent,
+  RoomTicket,
+  RoomsError,
+  type WorkerLike,
+} from '../../src/index.js'
+import { SILENT_ID, idOf } from './fake-core.js'
 
 export interface Platform {
   /** The script of a Worker with the fake core. */
   readonly worker: () => URL | string
   /** Scripts that do not work, and what the error must name. */
   readonly missingWorker: () => URL | string
+  /** A Worker with the fake core, as an application makes it itself. */
+  readonly makeWorker: () => WorkerLike
 }
 
 const text = new TextDecoder()
@@ -67,13 +77,32 @@ export function boundarySuite(platform: Platform): void {
     it('refuses what is no relay, identity or ticket before anything starts', async () => {
       for (const options of [
         { relay: 'ftp://x' },
+        { relay: '' },
+        { relay: 'http://' },
+        { relay: ['http://127.0.0.1:1', 'x'] },
+        { relay: 'x'.repeat(1 << 20) },
         { relay: [] },
         { identity: new Uint8Array(3) },
       ]) {
         expect(await spawn(options).catch(caught)).toMatchObject({ code: 'INVALID_ARGUMENT' })
       }
-      const error = await Room.open(await spawn(), 'nonsense').catch(caught)
-      expect(error).toMatchObject({ code: 'INVALID_TICKET' })
+      const live = await spawn()
+      const good = String(RoomTicket.generate())
+      for (const [ticket, why] of [
+        ['nonsense', 'wrong prefix'],
+        ['', 'wrong prefix'],
+        [`blob${good.slice(4)}`, 'wrong prefix'],
+        [good.slice(0, -2), 'cut short'],
+        [`room${'a'.repeat(1 << 20)}`, 'longer than 1 KiB'],
+        [`https://example.org/#room=${'x'.repeat(1 << 20)}`, 'longer than 1 KiB'],
+        [42 as never, 'wrong prefix'],
+        [null as never, 'wrong prefix'],
+      ] as const) {
+        const error = await Room.open(live, ticket).catch(caught)
+        expect(error).toMatchObject({ code: 'INVALID_TICKET' })
+        expect((error as Error).message).toContain(why)
+        expect((error as Error).message.length).toBeLessThan(200)
+      }
     })
   })
 
@@ -127,6 +156,54 @@ export function boundarySuite(platform: Platform): void {
       const here = await Room.open(live, RoomTicket.generate())
       await here.sendChat('/ask friend stranger')
       expect((await here.chat.history())[0]?.text).toBe('[true,false]')
+    })
+  })
+
+  describe('an abort', () => {
+    it('ends what waits in the core, too', async () => {
+      const here = await room()
+      const before = await here.live.stats()
+      const abort = new AbortController()
+      const { signal } = abort
+      const broadcast = new Broadcast()
+      await here.publish('b', broadcast)
+      const waiting = [
+        here.subscribe(here.self, 'never', { signal }),
+        here.live.moq.connect(SILENT_ID, { signal }),
+        here.chat.messages({ history: false, signal }).next(),
+        here.events({ signal }).next(),
+      ].map((promise: Promise<unknown>) => promise.catch(caught))
+      await expect.poll(async () => (await here.live.stats()).calls).toBeGreaterThan(before.calls)
+      abort.abort('enough')
+      expect(await Promise.all(waiting)).toEqual(waiting.map(() => 'enough'))
+      await broadcast.close()
+      await expect.poll(() => here.live.stats()).toEqual(before)
+    })
+
+    it('at any moment leaves nothing behind', async () => {
+      const live = await spawn()
+      const before = await live.stats()
+      const moments: ((abort: () => void) => void)[] = [
+        (abort) => abort(),
+        (abort) => queueMicrotask(abort),
+        ...[0, 1, 2, 4, 8].map((ms) => (abort: () => void) => void setTimeout(abort, ms)),
+      ]
+      for (const moment of moments) {
+        const abort = new AbortController()
+        const { signal } = abort
+        moment(() => abort.abort('now'))
+        const outcome = await Room.open(live, RoomTicket.generate(), { signal }).catch(caught)
+        if (outcome instanceof Room) await outcome.leave()
+        else expect(outcome).toBe('now')
+
+        const again = new AbortController()
+        moment(() => again.abort('now'))
+        const started = await spawn({ signal: again.signal }).catch(caught)
+        if (!(started instanceof Live)) expect(started).toBe('now')
+      }
+      await expect.poll(async () => ({ ...(await live.stats()), rooms: 0 })).toEqual(before)
+      expect(live.rooms.size).toBe(0)
+      expect(live.link.open).toEqual({ ports: 1, calls: 0 })
     })
   })
 
@@ -417,6 +494,35 @@ export function boundarySuite(platform: Platform): void {
       })
       expect(await live.stats().catch(caught)).toMatchObject({ code: 'WORKER_CRASHED' })
       await live.close()
+    })
+
+    it('settles everything that waits, after somebody else terminated the Worker', async () => {
+      const worker = platform.makeWorker()
+      const here = await Room.open(await spawn({ worker }), RoomTicket.generate())
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const reader = (await here.subscribe(here.self, 'b')).track('t')
+      await writer.used()
+      const waiting: Promise<unknown>[] = [
+        here.sendChat('/hang'),
+        here.subscribe(here.self, 'never'),
+        take(here.events(), 9),
+        here.channel('c').messages().next(),
+        here.chat.messages().next(),
+        reader.frames().next(),
+        writer.unused(),
+      ]
+      const [unread] = [here.events()]
+      worker.terminate()
+      for (const promise of waiting) {
+        expect(await promise.catch(caught)).toMatchObject({ code: 'WORKER_CRASHED' })
+      }
+      expect(await collect(unread, []).catch(caught)).toMatchObject({ code: 'WORKER_CRASHED' })
+      expect(await here.closed).toMatchObject({ reason: 'crashed' })
+      expect(await here.live.stats().catch(caught)).toMatchObject({ code: 'WORKER_CRASHED' })
+      expect(here.live.link.open).toEqual({ ports: 0, calls: 0 })
+      await here.live.close()
     })
 
     it('is noticed when a task of the core traps', async () => {

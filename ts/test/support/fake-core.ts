@@ -4,6 +4,7 @@
  */
 import type {
   BroadcastHandle,
+  CancelHandle,
   CoreHandle,
   CoreModule,
   CoreOptions,
@@ -15,10 +16,12 @@ import type {
   StreamHandle,
   TrackHandle,
 } from '../../worker/core-module.js'
-import type { ChatMessage, Frame, Peer, WireEvent } from '../../src/wire.js'
+import type { ChatMessage, CoreStats, Frame, Peer, WireEvent } from '../../src/wire.js'
 import type { Asks } from '../../worker/asks.js'
 
 const SELF_ID = 'aa'.repeat(32)
+/** A dial to it takes for ever. */
+export const SILENT_ID: string = 'dd'.repeat(32)
 /** As in the real core: beyond this the oldest events are dropped. */
 const EVENTS_CAP = 256
 const FRAMES_CAP = 1_024
@@ -43,6 +46,7 @@ export class FakeStream implements StreamHandle {
   #done = false
   #error: unknown
   #wake: (() => void) | undefined
+  #freed = false
   readonly #cap: number
   readonly #onCancel: () => void
 
@@ -70,6 +74,7 @@ export class FakeStream implements StreamHandle {
     maxItems: number,
     maxBytes: number,
   ): Promise<{ items: unknown[]; done: boolean }> {
+    this.#check()
     if (maxItems < 1 || maxBytes < 1) throw new Error('asked without credit')
     while (this.#items.length === 0 && !this.#done) {
       await new Promise<void>((resolve) => {
@@ -93,12 +98,20 @@ export class FakeStream implements StreamHandle {
   }
 
   cancel(): void {
+    this.#check()
     this.#items = []
     this.end()
     this.#onCancel()
   }
 
-  free(): void {}
+  free(): void {
+    this.#check()
+    this.#freed = true
+  }
+
+  #check(): void {
+    if (this.#freed) throw new Error('null pointer passed to rust')
+  }
 }
 
 class FakeGroup implements GroupHandle {
@@ -182,8 +195,9 @@ class FakeTrack implements TrackHandle {
     return !this.#end
   }
 
-  async unused(): Promise<void> {
+  async unused(): Promise<boolean> {
     while (this.isUsed() && !this.#end) await this.#change()
+    return !this.#end
   }
 
   finish(): void {
@@ -242,6 +256,31 @@ class FakeBroadcast implements BroadcastHandle {
   free(): void {}
 }
 
+class FakeCancel implements CancelHandle {
+  #reject: (() => void) | undefined
+
+  /** The promise, or its end by `cancel`. Counts as a call under way. */
+  async end<T>(promise: Promise<T>): Promise<T> {
+    callsUnderWay += 1
+    try {
+      const cancelled = new Promise<never>((_, reject) => {
+        this.#reject = () => reject({ code: 'CLOSED', message: 'the call is closed' })
+      })
+      return await Promise.race([promise, cancelled])
+    } finally {
+      callsUnderWay -= 1
+    }
+  }
+
+  cancel(): void {
+    this.#reject?.()
+  }
+
+  free(): void {}
+}
+
+let callsUnderWay = 0
+
 class FakeScope implements ScopeHandle {
   readonly published = new Map<string, FakeBroadcast>()
   readonly #announced = new Set<FakeStream>()
@@ -262,7 +301,8 @@ class FakeScope implements ScopeHandle {
     return [...this.published.keys()].toSorted()
   }
 
-  async connect(addr: { id: string }): Promise<void> {
+  async connect(addr: { id: string }, cancel: FakeCancel): Promise<void> {
+    if (addr.id === SILENT_ID) await cancel.end(new Promise(() => undefined))
     if (addr.id !== SELF_ID) fail('CONNECT_FAILED', `${addr.id} cannot be dialled`)
   }
 
@@ -274,8 +314,8 @@ class FakeScope implements ScopeHandle {
     return undefined
   }
 
-  sessionClosed(): Promise<{ code: number; reason: string }> {
-    return new Promise(() => undefined)
+  sessionClosed(_remote: string, cancel: FakeCancel): Promise<{ code: number; reason: string }> {
+    return cancel.end(new Promise(() => undefined))
   }
 
   closeSession(): void {}
@@ -289,14 +329,14 @@ class FakeScope implements ScopeHandle {
     return stream
   }
 
-  async waitBroadcast(_remote: string, name: string): Promise<void> {
+  async waitBroadcast(_remote: string, name: string, cancel: FakeCancel): Promise<void> {
     while (!this.published.has(name)) {
-      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+      await cancel.end(new Promise<void>((resolve) => this.#waiting.push(resolve)))
     }
   }
 
-  async broadcastClosed(_remote: string, name: string): Promise<void> {
-    await this.published.get(name)?.closed()
+  async broadcastClosed(_remote: string, name: string, cancel: FakeCancel): Promise<void> {
+    await cancel.end(this.published.get(name)?.closed() ?? Promise.resolve())
   }
 
   async readTrack(
@@ -354,11 +394,11 @@ class FakeRoom implements RoomHandle {
     return { ...this.#self, broadcasts: this.#scope.publishedBroadcasts() }
   }
 
-  async peers(): Promise<Peer[]> {
+  peers(): Peer[] {
     return [...this.#peers.values()]
   }
 
-  async events(): Promise<StreamHandle> {
+  events(): StreamHandle {
     const stream = new FakeStream(EVENTS_CAP, () => this.#streams.delete(stream))
     for (const present of this.#peers.values()) stream.push({ type: 'peer-joined', peer: present })
     this.#streams.add(stream)
@@ -396,7 +436,7 @@ class FakeRoom implements RoomHandle {
     return this.#said(this.self(), text)
   }
 
-  async chatHistory(): Promise<ChatMessage[]> {
+  chatHistory(): ChatMessage[] {
     return this.#history
   }
 
@@ -535,12 +575,7 @@ class FakeCore implements CoreHandle {
   }
 
   /** Its counters tell tests what the boundary did. */
-  async stats(): Promise<{
-    rooms: number
-    sessions: number
-    refused: number
-    gossipRestarts: number
-  }> {
+  stats(): CoreStats {
     return {
       rooms: this.log.filter((entry) => entry === 'left').length,
       sessions: 0,
@@ -591,6 +626,8 @@ class FakeCore implements CoreHandle {
 /** The module. */
 export const fakeModule: CoreModule = {
   version: () => '0.0.0-fake',
+  memoryBytes: () => 65_536,
+  callsUnderWay: () => callsUnderWay,
   onPanic: () => undefined,
   Core: {
     async spawn(options: CoreOptions): Promise<CoreHandle> {
@@ -602,4 +639,5 @@ export const fakeModule: CoreModule = {
     },
   },
   Broadcast: FakeBroadcast,
+  Cancel: FakeCancel,
 }

@@ -8,12 +8,17 @@ import { fileURLToPath } from 'node:url'
 import { build } from 'rolldown'
 import type { TestProject } from 'vitest/node'
 
-import { PROGRAM, startRelay } from './processes.js'
+import { PROGRAM, startRelay, startTrap } from './processes.js'
+import type { SoakOptions } from './soak.js'
 
 declare module 'vitest' {
   interface ProvidedContext {
     /** URL of the relay of this run; undefined unless program and package are built. */
     relay: string | undefined
+    /** URL of a server for what a core must not be loaded from: `missing` and `page`. */
+    trap: string
+    /** How long `soak.ts` runs. */
+    soak: SoakOptions
   }
 }
 
@@ -35,5 +40,18 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const built = existsSync(PROGRAM) && existsSync(`${root}dist/core_bg.wasm`)
   const relay = built ? await startRelay() : undefined
   project.provide('relay', relay?.url)
-  return async () => relay?.stop()
+  const trap = await startTrap()
+  project.provide('trap', trap.url)
+  const number = (name: string, otherwise: number): number => Number(process.env[name] ?? otherwise)
+  project.provide('soak', {
+    cycles: number('SOAK_CYCLES', 6),
+    rooms: number('SOAK_ROOMS', 3),
+    seconds: number('SOAK_SECONDS', 3),
+    seed: number('SOAK_SEED', Date.now() % 2 ** 31),
+    verbose: 'SOAK_CYCLES' in process.env,
+  })
+  return async () => {
+    await relay?.stop()
+    await trap.stop()
+  }
 }

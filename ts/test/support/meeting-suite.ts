@@ -2,15 +2,20 @@
  * Two endpoints with the real core meet over a relay: what the fake core cannot tell. The same tests
  * run in Node and in Chromium.
  */
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, inject, it } from 'vitest'
 
 import { Broadcast, Live, Room, type RoomEvent, RoomTicket } from '../../src/index.js'
+
+const caught = (error: unknown): unknown => error
 
 export interface Meeting {
   /** The Worker's script with the real core. */
   readonly worker: () => URL
   readonly relay: () => string
 }
+
+/** Nobody listens on the discard port. */
+const DEAD_RELAY = 'http://127.0.0.1:9/'
 
 type Found<K> = Extract<RoomEvent, { type: K }>
 
@@ -47,6 +52,44 @@ export function meetingSuite({ worker, relay }: Meeting): void {
 
   afterEach(async () => {
     await Promise.all(open.splice(0).map((live) => live.close()))
+  })
+
+  describe('the start', () => {
+    it.each(['missing', 'page'])('says that the module is not there: %s', async (path) => {
+      const wasm = new URL(path, inject('trap'))
+      const error = await Live.spawn({ worker: worker(), relay: relay(), wasm }).catch(caught)
+      expect(error).toMatchObject({ code: 'WORKER_START' })
+      expect((error as Error).message).toContain('core_bg.wasm could not be loaded')
+      expect((error as Error).message).toContain('404, or a page of HTML')
+    })
+
+    it('says after 10 s which relay does not answer', { timeout: 20_000 }, async () => {
+      const error = await Live.spawn({ worker: worker(), relay: DEAD_RELAY }).catch(caught)
+      expect(error).toMatchObject({ code: 'RELAY_UNREACHABLE' })
+      expect((error as Error).message).toContain(DEAD_RELAY)
+    })
+  })
+
+  it('refuses what is too large, and takes what just fits', async () => {
+    const live = await spawn()
+    const large = 'x'.repeat(1 << 20)
+    const named = await Room.open(live, RoomTicket.generate(), { displayName: large }).catch(caught)
+    expect(named).toMatchObject({ code: 'TOO_LARGE', details: { limit: 64 } })
+    const room = await Room.open(live, RoomTicket.generate(), { displayName: 'x'.repeat(64) })
+    for (const [limit, call] of [
+      [64, room.setDisplayName(large)],
+      [2_048, room.setPresence(large)],
+      [4_096, room.chat.send('x'.repeat(4_097))],
+      [4_096, room.chat.send(large)],
+      [65_536, room.channel('c').send(large)],
+      [48, room.channel(large).send(1)],
+    ] as const) {
+      expect(await call.catch(caught)).toMatchObject({ code: 'TOO_LARGE', details: { limit } })
+    }
+    expect(room.self.displayName).toBe('x'.repeat(64))
+    expect((await room.chat.send('x'.repeat(4_096))).text).toHaveLength(4_096)
+    expect(await room.chat.send('').catch(caught)).toMatchObject({ code: 'INVALID_ARGUMENT' })
+    expect((await room.chat.history()).map(({ text }) => text.length)).toEqual([4_096])
   })
 
   describe('two endpoints', () => {

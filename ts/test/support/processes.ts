@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
-import { createServer } from 'node:http'
+import { type Server, createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { extname, join, normalize } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -105,6 +105,21 @@ export async function serveFolder(folder: string): Promise<Started & { readonly 
       response.end()
     })
   })
+  return listening(server)
+}
+
+/** Answers `page` with a page of HTML, as hosts of single-page applications do, the rest with 404. */
+export async function startTrap(): Promise<Started & { readonly url: string }> {
+  const server = createServer((request, response) => {
+    response.setHeader('access-control-allow-origin', '*')
+    response.setHeader('content-type', 'text/html')
+    response.statusCode = request.url === '/page' ? 200 : 404
+    response.end('<!doctype html><title>No module</title>')
+  })
+  return listening(server)
+}
+
+async function listening(server: Server): Promise<Started & { readonly url: string }> {
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo

@@ -27,6 +27,10 @@ class Host implements WorkerHost {
     this.terminated += 1
   }
 
+  readonly lock = undefined
+
+  watch(): void {}
+
   unref(): void {}
 
   says(message: FromWorker): void {

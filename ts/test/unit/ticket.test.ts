@@ -1,5 +1,3 @@
-import { existsSync, readFileSync } from 'node:fs'
-
 import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 
@@ -120,37 +118,4 @@ it('knows points on the curve', () => {
   ).filter(Boolean).length
   expect(count).toBeGreaterThan(60)
   expect(count).toBeLessThan(140)
-})
-
-interface Vectors {
-  valid: {
-    ticket: string
-    topicId: string
-    bootstrap: string[]
-    relays: string[]
-    addrs: [number, number][]
-    roomId?: string
-  }[]
-  invalid: { ticket: string; why: string }[]
-}
-
-const vectors = new URL('../../../vectors/tickets.json', import.meta.url)
-
-describe.runIf(existsSync(vectors))('tickets of the Rust side', () => {
-  const { valid, invalid } = existsSync(vectors)
-    ? (JSON.parse(readFileSync(vectors, 'utf8')) as Vectors)
-    : { valid: [], invalid: [] }
-
-  it.each(valid.map((vector) => [vector.ticket, vector] as const))('%s', (text, vector) => {
-    const ticket = RoomTicket.parse(text)
-    expect(ticket.topicId).toBe(vector.topicId)
-    expect(ticket.bootstrap).toEqual(vector.bootstrap)
-    expect(ticket.relays).toEqual(vector.relays)
-    expect(ticket.roomId ?? null).toBe(vector.roomId ?? null)
-    expect(ticket.toString()).toBe(text)
-  })
-
-  it.each(invalid.map(({ ticket, why }) => [why, ticket] as const))('refused: %s', (_why, text) => {
-    expect(code(() => RoomTicket.parse(text))).toBe('INVALID_TICKET')
-  })
 })
