@@ -1,197 +1,206 @@
-// `npm run bench`: this library and a plain WebSocket relay, in two tabs of one browser, one after the
-// other in the same run. Prints a table with ratios and writes bench/results.json. Nothing leaves the
-// loopback. Build first: `npm run build`.
+// `npm run bench`: this library beside what people would use instead, in one browser, in one run.
+// Prints tables and writes bench/results.json; README.md says what is measured and how.
+//
+//   npm run bench                      everything: about eight minutes
+//   npm run bench -- --quick           the same with few samples, to see whether it works
+//   npm run bench -- sides levers      only these parts: sides, gone, boundary, levers
+//   npm run bench -- --no-build        with what is built already
+//
+// 1. set-up and builds, as `npm start` does them; a native release build, which is the relay; the
+//    packages of bench/package.json; the Side of each peer bundled into target/bench
+// 2. the rest in a network namespace of its own: WebRTC finds no way between two tabs on the loopback
+//    alone, and a benchmark has no business anywhere else. With the processes in it, it is gone.
+// 3. servers, relay and browser; the parts in measures.mjs; the tables in report.mjs
 
-import { once } from 'node:events'
-import { createReadStream, existsSync, statSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
-import { cpus } from 'node:os'
-import { extname, join, normalize } from 'node:path'
-import { spawn } from 'node:child_process'
-import { createInterface } from 'node:readline'
-import { chromium } from 'playwright-core'
-import { WebSocketServer } from 'ws'
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { cpus, loadavg, totalmem } from 'node:os'
+import { basename } from 'node:path'
+import { chromium as playwright } from 'playwright-core'
+import { rolldown } from 'rolldown'
+import { build } from '../tools/build.mjs'
+import {
+  Stop,
+  at,
+  chromium,
+  dim,
+  main,
+  run,
+  start,
+  startService,
+  step,
+  stop,
+  stopAll,
+  which,
+} from '../tools/lib.mjs'
+import { setup } from '../tools/setup.mjs'
+import { Bench } from './measures.mjs'
+import { report } from './report.mjs'
 
-const ROOT = join(import.meta.dirname, '..')
-const ROUNDS = 5
-const PINGS = 300
-const BLAST_MS = 3000
-const SIZES = [1024, 65_536]
-const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.wasm': 'application/wasm' }
+const PARTS = ['sides', 'gone', 'boundary', 'levers']
+const RELAY = existsSync(at('target/release/iroh-rooms'))
+  ? at('target/release/iroh-rooms')
+  : at('target/debug/iroh-rooms')
+const PLAIN = 'target/core-plain'
+const RESULTS = at('bench/results.json')
+/** The whole of it, in case something hangs in spite of all limits. */
+const LIMIT_MS = 15 * 60_000
 
-const stops = []
-
-async function site() {
-  const server = createServer((request, response) => {
-    const path = join(ROOT, normalize(new URL(request.url, 'http://x').pathname))
-    if (!existsSync(path) || !statSync(path).isFile()) return response.writeHead(404).end()
-    response.setHeader('content-type', TYPES[extname(path)] ?? 'application/octet-stream')
-    createReadStream(path).pipe(response)
-  })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  stops.push(
-    () => server.close(),
-    () => server.closeAllConnections(),
-  )
-  return `http://127.0.0.1:${server.address().port}`
+const LEVERS = {
+  cipher: { tuning: { cipher: false } },
+  acks: { tuning: { acks: 0 } },
+  batching: { tuning: { batching: false } },
+  early: { tuning: { early: false } },
+  simd: { worker: `/${PLAIN}/worker.js` },
 }
 
-async function irohRelay() {
-  const child = spawn(join(ROOT, 'target/debug/iroh-rooms'), [
-    'relay',
-    '--bind',
-    '127.0.0.1:0',
-    '--json',
-  ])
-  stops.push(() => child.kill())
-  const [line] = await once(createInterface({ input: child.stdout }), 'line')
-  return JSON.parse(line).url
+async function compile(parts) {
+  await step('set-up', () => setup())
+  await build({ steps: ['wasm', 'opt', 'bundle'] })
+  await build({ profile: 'release', steps: ['native'] })
+  if (parts.includes('levers')) await build({ profile: 'plain' })
 }
 
-async function webSocketRelay() {
-  const server = new WebSocketServer({ host: '127.0.0.1', port: 0, perMessageDeflate: false })
-  await once(server, 'listening')
-  stops.push(
-    () => server.close(),
-    () => server.clients.forEach((client) => client.terminate()),
-  )
-  server.on('connection', (socket) => {
-    socket.on('message', (data, binary) => {
-      for (const other of server.clients) if (other !== socket) other.send(data, { binary })
+async function prepare() {
+  await step('packages to compare with', packages)
+  await step('sides', bundleSides)
+}
+
+async function packages(note) {
+  const { dependencies } = JSON.parse(readFileSync(at('bench/package.json'), 'utf8'))
+  const isThere = ([name, version]) => {
+    const path = at('bench/node_modules', name, 'package.json')
+    return existsSync(path) && JSON.parse(readFileSync(path, 'utf8')).version === version
+  }
+  if (Object.entries(dependencies).every(isThere)) return false
+  const options = { cwd: at('bench'), onLine: note, limitMs: 5 * 60_000 }
+  await run('npm', ['install', '--no-audit', '--no-fund'], options)
+}
+
+async function bundleSides() {
+  for (const file of readdirSync(at('bench/peers'))) {
+    const bundle = await rolldown({
+      input: at('bench/peers', file),
+      external: [/dist\/index\.js$/],
+      platform: 'browser',
+      logLevel: 'silent',
     })
-  })
-  return `ws://127.0.0.1:${server.address().port}`
-}
-
-/** Two loaded tabs, in browser contexts of their own. */
-async function tabs(browser, url, kind) {
-  const open = async () => {
-    const page = await (await browser.newContext()).newPage()
-    page.on('pageerror', (error) => console.error(`${kind}:`, error.message))
-    await page.goto(`${url}/bench/page.html?kind=${kind}`)
-    await page.waitForFunction(() => 'side' in globalThis)
-    return page
+    await bundle.write({ file: at('target/bench', file) })
+    await bundle.close()
   }
-  return [await open(), await open()]
 }
 
-async function closeTabs(pages) {
-  for (const page of pages) await page.evaluate(() => side.close())
-  for (const page of pages) await page.context().close()
-}
+// ---------------------------------------------------------------------------------------------
 
-async function join2(browser, url, kind, relay) {
-  const pages = await tabs(browser, url, kind)
-  const [a, b] = pages
-  const { invite, spawnMs } = await a.evaluate((relay) => side.open({ relay }), relay)
-  // From the newcomer's call to the first message across.
-  await a.evaluate(() => {
-    side.heard = () => void side.say('answer')
-  })
-  const joinMs = await b.evaluate(
-    async ([relay, invite]) => {
-      const begun = performance.now()
-      await side.open({ relay, invite })
-      await side.met()
-      const answered = new Promise((resolve) => (side.heard = resolve))
-      await side.say('first')
-      await answered
-      return performance.now() - begun
-    },
-    [relay, invite],
-  )
-  return { pages, spawnMs, joinMs }
-}
-
-async function measure(browser, url, kind, relay) {
-  const joins = []
-  const spawns = []
-  for (let n = 0; n < ROUNDS; n++) {
-    const { pages, spawnMs, joinMs } = await join2(browser, url, kind, relay)
-    joins.push(joinMs)
-    spawns.push(spawnMs)
-    await closeTabs(pages)
-  }
-  const { pages } = await join2(browser, url, kind, relay)
-  const [a, b] = pages
-  await a.evaluate(() => {
-    side.heard = (text) => void side.say(text.replace('ping', 'pong'))
-  })
-  const trips = await b.evaluate(async (pings) => {
-    const trips = []
-    const pad = 'x'.repeat(190)
-    for (let n = 0; n < pings; n++) {
-      const begun = performance.now()
-      const pong = new Promise((resolve) => {
-        side.heard = (text) => text.startsWith(`pong ${n} `) && resolve()
-      })
-      await side.say(`ping ${n} ${pad}`)
-      await pong
-      trips.push(performance.now() - begun)
+/** How to get a network namespace here: as root, or as a user who may have one; or not at all. */
+async function namespace() {
+  if (!which('unshare') || !which('ip')) {
+    return {
+      why: 'needs the programs unshare and ip (Debian: apt-get install util-linux iproute2)',
     }
-    return trips
-  }, PINGS)
-  const throughput = {}
-  for (const size of SIZES) {
-    const sent = a.evaluate(([size, ms]) => side.blast(size, ms), [size, BLAST_MS])
-    throughput[size] = await b.evaluate(
-      async ([size, ms]) => {
-        let bytes = 0
-        let begun
-        for await (const length of side.bulk(size)) {
-          begun ??= performance.now()
-          bytes += length
-          if (performance.now() - begun > ms * 0.8) break
-        }
-        return bytes / (performance.now() - begun) / 1000
-      },
-      [size, BLAST_MS],
-    )
-    await sent
-    await new Promise((resolve) => setTimeout(resolve, 1500))
   }
-  await closeTabs(pages)
-  trips.sort((x, y) => x - y)
-  const at = (list, q) => list[Math.min(list.length - 1, Math.floor(list.length * q))]
-  const median = (list) =>
-    at(
-      [...list].sort((x, y) => x - y),
-      0.5,
-    )
-  return {
-    'start, ms p50': median(spawns),
-    'join to first answer, ms p50': median(joins),
-    'round trip of 200 bytes, ms p50': at(trips, 0.5),
-    'round trip of 200 bytes, ms p95': at(trips, 0.95),
-    'round trip of 200 bytes, ms p99': at(trips, 0.99),
-    'throughput of 1 KiB, MB/s': throughput[1024],
-    'throughput of 64 KiB, MB/s': throughput[65_536],
+  for (const unshare of [['--net'], ['--net', '--map-root-user']]) {
+    const { code } = await run('unshare', [...unshare, 'ip', 'link', 'show'], { check: false })
+    if (code === 0) return { unshare }
   }
+  return { why: 'may not make a network namespace here: needs root, or namespaces for users' }
 }
 
-try {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
+/** A way out that leads nowhere: without a default route, WebRTC sees no network at all. */
+async function wire() {
+  for (const line of [
+    'link set lo up',
+    'link add eth0 type veth peer name eth1',
+    'address add 192.0.2.1/24 dev eth0',
+    'link set eth0 up',
+    'link set eth1 up',
+    'route add default dev eth0',
+  ])
+    await run('ip', line.split(' '))
+}
+
+async function enter(args) {
+  const { unshare, why } = await namespace()
+  const program = [process.execPath, import.meta.filename, '--inside', ...args]
+  const [command, ...rest] = unshare
+    ? ['unshare', ...unshare, ...program]
+    : [...program, `--no-webrtc=${why}`]
+  const child = start(command, rest)
+  const timer = setTimeout(() => {
+    console.error(`not done after ${LIMIT_MS / 60_000} minutes: ended`)
+    void stop(child)
+  }, LIMIT_MS)
+  const { code } = await child.ended
+  clearTimeout(timer)
+  if (code !== 0) throw new Stop(`The benchmark ended with ${code}.`)
+}
+
+// ---------------------------------------------------------------------------------------------
+
+async function inside({ parts, quick, noWebRtc }) {
+  if (!noWebRtc) await wire()
+  const load = loadavg()[0]
+  const servers = (await startService(process.execPath, [at('bench/servers.mjs')])).ready
+  const relay = await startService(RELAY, ['relay', '--bind', '127.0.0.1:0', '--json'])
+  const browser = await playwright.launch({
+    executablePath: chromium(),
+    args: [
+      '--no-sandbox',
+      '--disable-gpu',
+      '--disable-background-networking',
+      // Names instead of addresses need mDNS, which has nobody to answer here.
+      '--disable-features=WebRtcHideLocalIpsWithMdns',
+    ],
   })
-  stops.push(() => browser.close())
-  const url = await site()
-  const ours = await measure(browser, url, 'rooms', await irohRelay())
-  const plain = await measure(browser, url, 'websocket', await webSocketRelay())
-  const rows = Object.keys(ours).map((name) => ({
-    measure: name,
-    'iroh-rooms': round(ours[name]),
-    'WebSocket relay': round(plain[name]),
-    ratio: round(ours[name] / plain[name]),
-  }))
-  console.table(rows)
-  const machine = { cores: cpus().length, node: process.version, browser: browser.version() }
-  writeFileSync(join(ROOT, 'bench/results.json'), `${JSON.stringify({ machine, rows }, null, 2)}\n`)
-} finally {
-  for (const stop of stops.reverse()) await stop()
+  try {
+    const bench = new Bench({
+      browser,
+      site: servers.site,
+      sides: {
+        rooms: relay.ready.url,
+        websocket: servers.websocket,
+        ...(noWebRtc
+          ? {}
+          : { rtc: servers.websocket, peerjs: servers.peerjs, trystero: servers.nostr }),
+      },
+      levers: LEVERS,
+      quick,
+      note: (text) => console.log(dim(`    ${text}`)),
+    })
+    const found = {}
+    for (const part of parts) {
+      console.log(dim(`  ${part}`))
+      found[part] = await bench[`${part}Part`]()
+    }
+    const machine = {
+      processor: cpus()[0].model,
+      cores: cpus().length,
+      memoryGiB: Math.round(totalmem() / 2 ** 30),
+      node: process.version,
+      browser: browser.version(),
+      loadBefore: load,
+    }
+    const date = new Date().toISOString().slice(0, 10)
+    const { failures } = bench
+    const results = { date, quick, machine, ...report(found, { noWebRtc, failures }) }
+    writeFileSync(RESULTS, `${JSON.stringify(results, null, 2)}\n`)
+    console.log(dim(`  ${basename(RESULTS)} has the same as JSON`))
+  } finally {
+    await browser.close()
+    await stopAll()
+  }
 }
 
-function round(number) {
-  return Number(number.toPrecision(3))
-}
+await main(import.meta, async (args) => {
+  const flag = (name) => args.find((arg) => arg === name || arg.startsWith(`${name}=`))
+  const named = args.filter((arg) => !arg.startsWith('--'))
+  const unknown = named.filter((part) => !PARTS.includes(part))
+  if (unknown.length > 0) throw new Stop(`usage: npm run bench -- [--quick] [${PARTS.join(' ')}]`)
+  const parts = named.length > 0 ? named : PARTS
+  const quick = flag('--quick') !== undefined
+  if (flag('--inside')) {
+    return inside({ parts, quick, noWebRtc: flag('--no-webrtc')?.split('=')[1] })
+  }
+  if (!flag('--no-build')) await compile(parts)
+  await prepare()
+  await enter(args)
+})

@@ -1,33 +1,51 @@
-// This library: messages are chat, bulk is a track.
+// This library: texts are chat, bulk is a track. `tuning` and `worker` switch its levers.
 import { Broadcast, Live, Room, RoomTicket } from '../../dist/index.js'
 
 /** Frames in one group: a reader that comes late starts at a group. */
 const GROUP = 64
 /** Bytes that may be under way: MoQ drops what a reader cannot follow, this one should follow. */
 const WINDOW = 4 << 20
+const MAX_AGE_MS = 30_000
 
 export class Side {
-  async open({ relay, invite }) {
-    this.begun = performance.now()
-    this.live = await Live.spawn({ relay })
-    this.spawned = performance.now()
+  marks = {}
+
+  async open({ server, invite, tuning, worker }) {
+    this.live = await Live.spawn({
+      relay: server,
+      ...(tuning ? { tuning } : {}),
+      ...(worker ? { worker: new URL(worker, location.href) } : {}),
+    })
+    this.marks.ready = performance.now()
     this.room = await Room.open(this.live, invite ?? RoomTicket.generate())
-    this.room.on('chat-message', ({ text }) => this.heard?.(text))
-    return { invite: String(await this.room.ticket()), spawnMs: this.spawned - this.begun }
+    this.marks.opened = performance.now()
+    this.room.on('chat-message', ({ text }) => this.heard(text))
+    this.room.on('peer-left', () => this.left())
+    return String(await this.room.ticket())
   }
 
   async met() {
-    while (this.room.peers.size === 0) await new Promise((resolve) => setTimeout(resolve, 2))
+    const joined = new Promise((resolve) => this.room.once('peer-joined', resolve))
+    if (this.room.peers.size === 0) await joined
+  }
+
+  /** The core's own marks count from its start in the Worker; `relay` is when `ready` is said. */
+  async steps() {
+    const { firstMs } = await this.live.stats()
+    if (!firstMs) return
+    const begun = this.marks.ready - firstMs.relay
+    this.marks['core begins'] = begun
+    for (const [name, ms] of Object.entries(firstMs)) this.marks[`core: ${name}`] = begun + ms
   }
 
   async say(text) {
     await this.room.chat.send(text)
   }
 
-  /** Sends for a while, at most WINDOW bytes ahead of what the other side says it has. */
-  async blast(size, ms) {
+  /** At most WINDOW bytes ahead of what the other side says it has. */
+  async blast(size, goesOn) {
     const broadcast = new Broadcast()
-    const track = broadcast.track('bulk', { maxAgeMs: 30_000 })
+    const track = broadcast.track('bulk', { maxAgeMs: MAX_AGE_MS })
     const flow = { received: 0, wake: () => {} }
     const credit = this.room.channel(`credit-${size}`)
     void (async () => {
@@ -38,16 +56,15 @@ export class Side {
     })()
     await this.room.publish(`bulk-${size}`, broadcast)
     const data = new Uint8Array(size)
-    const end = performance.now() + ms
     let group = track.group()
-    for (let sent = 1; performance.now() < end; sent++) {
+    for (let sent = 1; goesOn(); sent++) {
       group.write(data)
       await track.ready
       if (sent % GROUP === 0) {
         group.close()
         group = track.group()
       }
-      while ((sent - flow.received) * size > WINDOW && performance.now() < end) {
+      while ((sent - flow.received) * size > WINDOW && goesOn()) {
         // A lost wake-up costs a tenth of a second, not the run.
         await new Promise((resolve) => {
           flow.wake = resolve
@@ -56,23 +73,84 @@ export class Side {
       }
     }
     group.close()
-    await new Promise((resolve) => setTimeout(resolve, 500))
     await track.close()
+    await broadcast.close()
   }
 
-  async *bulk(size) {
+  async receive(size) {
     const [peer] = this.room.peers.keys()
     const remote = await this.room.subscribe(peer, `bulk-${size}`)
     const credit = this.room.channel(`credit-${size}`)
-    const reader = remote.track('bulk', { maxAgeMs: 30_000, start: 0 })
-    let frames = 0
-    for await (const { data } of reader.frames()) {
-      if (++frames % Math.ceil(WINDOW / size / 8) === 0) void credit.send(frames)
-      yield data.byteLength
-    }
+    const reader = remote.track('bulk', { maxAgeMs: MAX_AGE_MS, start: 0 })
+    const often = Math.ceil(WINDOW / size / 8)
+    void (async () => {
+      let frames = 0
+      for await (const { data } of reader.frames()) {
+        if (++frames % often === 0) void credit.send(frames)
+        this.got(data.byteLength)
+      }
+    })()
   }
 
   async close() {
     await this.live.close()
+  }
+
+  // The boundary between page and Worker: the real core, pump and port, and nothing on the network
+  // while the time runs. What crosses was received before and waits in the core.
+
+  /** Cursors that nobody reads: each has a window of events on the page, and as many in the core. */
+  openCursors(count) {
+    this.cursors = Array.from({ length: count }, () => this.room.events())
+  }
+
+  /** µs for each event that crosses, of those that wait in the core: one figure for each cursor. */
+  async drainCursors({ events, inPage }) {
+    const costs = []
+    for (const cursor of this.cursors) {
+      const begun = performance.now()
+      let last
+      for (let n = 0; n < events; n++) last = (await cursor.next()).value
+      costs.push(((performance.now() - begun) * 1000) / (events - inPage))
+      if (last.type !== 'chat-message') throw new Error(`${last.type} instead of a message`)
+      await cursor.return()
+    }
+    return costs
+  }
+
+  async publishFrames({ size, count }) {
+    const broadcast = new Broadcast()
+    const track = broadcast.track('frames', { maxAgeMs: 600_000 })
+    await this.room.publish('frames', broadcast)
+    const group = track.group()
+    const data = new Uint8Array(size)
+    const begun = performance.now()
+    for (let n = 0; n < count; n++) {
+      group.write(data)
+      await track.ready
+    }
+    group.close()
+    // Answered when the Worker has taken everything.
+    await track.close()
+    return ((performance.now() - begun) * 1000) / count
+  }
+
+  /** µs for each frame that crosses to the page. The first reader fetches them, the second is timed. */
+  async drainFrames({ count, inPage }) {
+    const [peer] = this.room.peers.keys()
+    const remote = await this.room.subscribe(peer, 'frames')
+    const read = () => remote.track('frames', { maxAgeMs: 600_000, start: 0 }).frames()
+    const [first, second] = [read(), read()]
+    for (let n = 0; n < count; n++) await first.next()
+    const begun = performance.now()
+    for (let n = 0; n < count; n++) await second.next()
+    return ((performance.now() - begun) * 1000) / (count - inPage)
+  }
+
+  /** µs for a call to the Worker and its answer. */
+  async call() {
+    const begun = performance.now()
+    await this.live.stats()
+    return (performance.now() - begun) * 1000
   }
 }

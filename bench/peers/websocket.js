@@ -1,24 +1,21 @@
 // The least that two tabs can do: a WebSocket server that forwards everything to the other one.
-export class Side {
-  #bulk = []
-  #wake = () => {}
 
-  async open({ relay }) {
-    const begun = performance.now()
-    this.socket = new WebSocket(relay)
-    this.socket.binaryType = 'arraybuffer'
+/** Bytes that may wait in the socket. */
+const WAITING = 1 << 20
+
+export class Side {
+  marks = {}
+
+  async open({ server, invite }) {
+    const room = invite ?? crypto.randomUUID()
+    this.socket = await connect(`${server}/${room}`)
+    this.marks.ready = performance.now()
     this.socket.addEventListener('message', ({ data }) => {
-      if (typeof data === 'string') this.heard?.(data)
-      else {
-        this.#bulk.push(data.byteLength)
-        this.#wake()
-      }
+      if (typeof data !== 'string') this.got(data.byteLength)
+      else if (data === 'gone') this.left()
+      else this.heard(data)
     })
-    await new Promise((resolve, reject) => {
-      this.socket.addEventListener('open', resolve)
-      this.socket.addEventListener('error', reject)
-    })
-    return { invite: '', spawnMs: performance.now() - begun }
+    return room
   }
 
   async met() {}
@@ -27,24 +24,26 @@ export class Side {
     this.socket.send(text)
   }
 
-  async blast(size, ms) {
+  async blast(size, goesOn) {
     const data = new Uint8Array(size)
-    const end = performance.now() + ms
-    while (performance.now() < end) {
+    while (goesOn()) {
       this.socket.send(data)
-      while (this.socket.bufferedAmount > 1 << 20)
-        await new Promise((resolve) => setTimeout(resolve))
+      while (this.socket.bufferedAmount > WAITING) await new Promise((go) => setTimeout(go))
     }
   }
 
-  async *bulk() {
-    for (;;) {
-      if (this.#bulk.length === 0) await new Promise((resolve) => (this.#wake = resolve))
-      yield* this.#bulk.splice(0)
-    }
-  }
-
-  async close() {
+  close() {
     this.socket.close()
   }
+}
+
+/** An open socket. */
+export async function connect(url) {
+  const socket = new WebSocket(url)
+  socket.binaryType = 'arraybuffer'
+  await new Promise((resolve, reject) => {
+    socket.addEventListener('open', resolve)
+    socket.addEventListener('error', reject)
+  })
+  return socket
 }

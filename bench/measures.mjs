@@ -1,0 +1,268 @@
+// The measures, part by part. Everything is done in turn, one side after the other and then again
+// (A B A B), so that a machine that grows slower or faster decides nothing. Nothing waits without limit.
+
+import { readFileSync } from 'node:fs'
+
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+
+export const KIB = 1024
+export const SIZES = [KIB, 64 * KIB]
+
+/** How much is done. A quick run tells whether it works, a full one gives the figures. */
+const PLANS = {
+  full: { rounds: 9, talks: 3, trips: 200, blastMs: 2000, gone: 3, boundary: 3, levers: 3 },
+  quick: { rounds: 2, talks: 1, trips: 50, blastMs: 700, gone: 1, boundary: 1, levers: 1 },
+}
+/** How long the measured time of a stream is waited for. */
+const WARM_MS = 500
+/** Rest before memory is measured. */
+const IDLE_MS = 1000
+/** Long enough to stand out. */
+const SPIN_MS = 200
+/** Beyond these a side has not noticed. */
+const CLOSED_LIMIT_MS = 20_000
+const KILLED_LIMIT_MS = 30_000
+/** For whatever should take a moment: what is beyond has failed. */
+const LIMIT_MS = 20_000
+
+/** Events and frames that wait in the core, and how many of them the page has already. */
+const BACKLOG = { cursors: 10, messages: 450, eventsInPage: 256, frames: 192 }
+const IN_PAGE = { [KIB]: 64, [64 * KIB]: 63 }
+
+export class Bench {
+  /** `sides`: by kind, what `open` of its Side is given, or undefined where it cannot run here. */
+  constructor({ browser, site, sides, levers, quick, note }) {
+    Object.assign(this, { browser, site, sides, levers, note })
+    this.plan = quick ? PLANS.quick : PLANS.full
+    this.failures = []
+  }
+
+  get kinds() {
+    return Object.keys(this.sides)
+  }
+
+  /** Start, join, memory, round trip, throughput. */
+  async sidesPart() {
+    const found = new Samples()
+    const { rounds, talks } = this.plan
+    for (let round = 0; round < rounds; round++) {
+      const talk = round % Math.ceil(rounds / talks) === 0
+      this.note(`round ${round + 1} of ${rounds}`)
+      for (const kind of this.kinds) {
+        await this.attempt(`${kind}, round ${round + 1}`, async (open) => {
+          const pair = await this.pair(open, kind, found)
+          if (talk) await this.talk(pair, kind, found, { memory: true })
+        })
+      }
+      if (!talk) continue
+      await this.attempt('empty page', async (open) => {
+        const page = await this.tab(open, 'blank')
+        await wait(IDLE_MS)
+        found.add('blank', 'memory', await this.memory(page))
+      })
+    }
+    return found.all
+  }
+
+  /** How soon the other tab is missed: when it is closed, and when its process dies. */
+  async gonePart() {
+    const found = new Samples()
+    const ways = {
+      closed: { limitMs: CLOSED_LIMIT_MS, end: (page) => page.close() },
+      killed: { limitMs: KILLED_LIMIT_MS, end: kill },
+    }
+    for (let round = 0; round < this.plan.gone; round++) {
+      for (const [name, { limitMs, end }] of Object.entries(ways)) {
+        this.note(`${name}, round ${round + 1} of ${this.plan.gone}`)
+        const waiting = this.kinds.map(async (kind, n) => {
+          // One after the other, but the waiting overlaps: nothing is computed meanwhile.
+          await wait(n * 2000)
+          await this.attempt(`${kind}, ${name}`, async (open) => {
+            const [a, b] = await this.pair(open, kind, new Samples())
+            await wait(500)
+            const left = a.evaluate(() => bench.left())
+            const begun = await b.evaluate(() => bench.now())
+            void end(b)
+            const at = await within(left, limitMs, '').catch(() => undefined)
+            found.add(kind, name, at === undefined ? Infinity : at - begun)
+          })
+        })
+        await Promise.all(waiting)
+      }
+    }
+    return found.all
+  }
+
+  /** The way between the page and its Worker; this library alone has one. */
+  async boundaryPart() {
+    const found = new Samples()
+    for (let round = 0; round < this.plan.boundary; round++) {
+      this.note(`round ${round + 1} of ${this.plan.boundary}`)
+      await this.attempt('boundary', async (open) => {
+        const [a, b] = await this.pair(open, 'rooms', new Samples())
+        const ask = (page, method, argument) =>
+          within(
+            page.evaluate(([method, argument]) => bench.side[method](argument), [method, argument]),
+            LIMIT_MS,
+            method,
+          )
+        for (let n = 0; n < 200; n++) found.add('rooms', 'call', await ask(b, 'call'))
+        await ask(b, 'openCursors', BACKLOG.cursors)
+        await within(
+          a.evaluate(async (count) => {
+            for (let n = 0; n < count; n++) await bench.side.say(`event ${n}`)
+          }, BACKLOG.messages),
+          LIMIT_MS,
+          'chat',
+        )
+        await wait(IDLE_MS)
+        // Each cursor begins with the peer that is there.
+        const events = BACKLOG.messages + 1
+        const costs = await ask(b, 'drainCursors', { events, inPage: BACKLOG.eventsInPage })
+        for (const cost of costs) found.add('rooms', 'event', cost)
+        for (const size of SIZES) {
+          const frames = { name: `frames-${size}`, size, count: BACKLOG.frames }
+          found.add('rooms', `frame out ${size}`, await ask(a, 'publishFrames', frames))
+          const drain = { ...frames, inPage: IN_PAGE[size] }
+          found.add('rooms', `frame in ${size}`, await ask(b, 'drainFrames', drain))
+        }
+      })
+    }
+    return found.all
+  }
+
+  /** This library as it is, and with each of its levers off. */
+  async leversPart() {
+    const found = new Samples()
+    for (let round = 0; round < this.plan.levers; round++) {
+      this.note(`round ${round + 1} of ${this.plan.levers}`)
+      for (const [lever, options] of [['on', {}], ...Object.entries(this.levers)]) {
+        await this.attempt(lever, async (open) => {
+          const pair = await this.pair(open, 'rooms', found, { as: lever, options })
+          await this.talk(pair, lever, found)
+        })
+      }
+    }
+    return found.all
+  }
+
+  // --------------------------------------------------------------------------------------------
+
+  /** Runs one thing in tabs that are closed afterwards; its failure is kept and stops nobody else. */
+  async attempt(what, work) {
+    const contexts = []
+    try {
+      await work(async () => {
+        const context = await this.browser.newContext()
+        contexts.push(context)
+        return context
+      })
+    } catch (error) {
+      this.failures.push(`${what}: ${error.message.split('\n')[0]}`)
+      this.note(`failed: ${this.failures.at(-1)}`)
+    }
+    for (const context of contexts) await within(context.close(), LIMIT_MS, 'close').catch(() => {})
+  }
+
+  /** A loaded tab, in a context and so in a process of its own. */
+  async tab(open, kind) {
+    const page = await (await open()).newPage()
+    page.on('pageerror', (error) => this.failures.push(`${kind}: ${error.message}`))
+    await page.goto(`${this.site}/bench/page.html?kind=${kind}`, { timeout: LIMIT_MS })
+    await page.waitForFunction(() => globalThis.isReady, undefined, { timeout: LIMIT_MS })
+    return page
+  }
+
+  /** Two tabs that have met. */
+  async pair(open, kind, found, { as = kind, options = {} } = {}) {
+    const [a, b] = [await this.tab(open, kind), await this.tab(open, kind)]
+    const given = { server: this.sides[kind], ...options }
+    const host = await within(
+      a.evaluate((given) => bench.host(given), given),
+      LIMIT_MS,
+      'start',
+    )
+    const join = await within(
+      b.evaluate((given) => bench.join(given), { ...given, invite: host.invite }),
+      LIMIT_MS,
+      'join',
+    )
+    for (const { marks } of [host, join])
+      if (marks.ready !== undefined) found.add(as, 'start', marks.ready)
+    found.add(as, 'join', join.ms)
+    for (const [mark, at] of Object.entries(join.marks)) found.add(as, `mark ${mark}`, at)
+    return [a, b]
+  }
+
+  async talk([a, b], as, found, { memory: withMemory = false } = {}) {
+    if (withMemory) {
+      await wait(IDLE_MS)
+      found.add(as, 'memory', await this.memory(b))
+    }
+    const trips = b.evaluate((count) => bench.trips(count), this.plan.trips)
+    for (const trip of await within(trips, LIMIT_MS, 'round trips')) found.add(as, 'trip', trip)
+    for (const size of SIZES) found.add(as, `bulk ${size}`, await this.throughput(a, b, size))
+  }
+
+  /** Bytes that only the tab's process has: heap, WebAssembly, what WebRTC holds, everything. */
+  async memory(page) {
+    const session = await this.browser.newBrowserCDPSession()
+    const times = async () => {
+      const { processInfo } = await session.send('SystemInfo.getProcessInfo')
+      const renderers = processInfo.filter(({ type }) => type === 'renderer')
+      return new Map(renderers.map(({ id, cpuTime }) => [id, cpuTime]))
+    }
+    // Nothing says which process a tab has. It is the one that is busy when the tab is.
+    const before = await times()
+    await page.evaluate((ms) => bench.spin(ms), SPIN_MS)
+    const busy = [...(await times())].map(([id, time]) => [id, time - (before.get(id) ?? 0)])
+    await session.detach()
+    const [[id]] = busy.sort(([, a], [, b]) => b - a)
+    const lines = readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(
+      /^Private_.*?(\d+) kB/gm,
+    )
+    return [...lines].reduce((sum, [, kib]) => sum + Number(kib) * KIB, 0)
+  }
+
+  async throughput(a, b, size) {
+    const how = { size, warmMs: WARM_MS, ms: this.plan.blastMs }
+    const received = b.evaluate((how) => bench.receive(how), how)
+    const sent = a.evaluate((size) => bench.blast(size), size)
+    try {
+      return (await within(received, LIMIT_MS, `receiving ${size} bytes`)).result
+    } finally {
+      await a.evaluate(() => bench.stop())
+      await within(sent, LIMIT_MS, `sending ${size} bytes`)
+      await within(
+        b.evaluate(() => bench.silence()),
+        LIMIT_MS,
+        'silence',
+      )
+    }
+  }
+}
+
+/** Lists of figures, by side and measure. */
+class Samples {
+  all = {}
+
+  add(side, measure, figure) {
+    const of = (this.all[side] ??= {})
+    ;(of[measure] ??= []).push(figure)
+  }
+}
+
+function within(promise, limitMs, what) {
+  let timer
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: not done after ${limitMs} ms`)), limitMs)
+  })
+  promise.catch(() => {})
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+/** Crashes the tab's process, which has no time for a farewell. */
+async function kill(page) {
+  const session = await page.context().newCDPSession(page)
+  await session.send('Page.crash').catch(() => {})
+}

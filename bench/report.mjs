@@ -1,0 +1,144 @@
+// What was measured, as tables: beside what the others reach, and beside what was aimed at. Where a
+// measure makes no sense or was not taken there is no figure.
+import { SIZES } from './measures.mjs'
+
+const [SMALL, LARGE] = SIZES
+
+const NAMES = {
+  rooms: 'iroh-rooms',
+  websocket: 'WebSocket',
+  rtc: 'DataChannel',
+  peerjs: 'PeerJS',
+  trystero: 'Trystero',
+}
+
+/** What is shown, the part and the measure it is of, the quantile, and how many make the unit. */
+const SIDES = [
+  ['start to ready, ms', 'sides', 'start', 0.5],
+  ['join to first answer, ms', 'sides', 'join', 0.5],
+  ['round trip p50, ms', 'sides', 'trip', 0.5],
+  ['round trip p95, ms', 'sides', 'trip', 0.95],
+  ['round trip p99, ms', 'sides', 'trip', 0.99],
+  ['frames of 1 KiB, MB/s', 'sides', `bulk ${SMALL}`, 0.5],
+  ['frames of 64 KiB, MB/s', 'sides', `bulk ${LARGE}`, 0.5],
+  ['memory of an idle tab, MB', 'sides', 'memory', 0.5, 1e6],
+  ['closed tab noticed, ms', 'gone', 'closed', 0.5],
+  ['killed tab noticed, ms', 'gone', 'killed', 0.5],
+]
+
+const BOUNDARY = [
+  ['an event, batched, µs', 'event', 0.5],
+  ['a frame of 64 KiB to the page, µs', `frame in ${LARGE}`, 0.5],
+  ['a frame of 64 KiB to the Worker, µs', `frame out ${LARGE}`, 0.5],
+  ['a frame of 1 KiB to the page, µs', `frame in ${SMALL}`, 0.5],
+  ['a frame of 1 KiB to the Worker, µs', `frame out ${SMALL}`, 0.5],
+  ['a call and its answer, µs', 'call', 0.5],
+]
+
+const LEVERS = [
+  ['join, ms', 'join'],
+  ['round trip, ms', 'trip'],
+  ['1 KiB, MB/s', `bulk ${SMALL}`],
+  ['64 KiB, MB/s', `bulk ${LARGE}`],
+]
+
+/** What is to be reached, from the figures of this run. */
+function aims(at) {
+  const sides = (measure, kind = 'rooms') => at('sides', kind, measure, 0.5)
+  const ratio = (measure, kind) => sides(measure) / sides(measure, kind)
+  const gone = (measure) => at('gone', 'rooms', measure, 0.5)
+  return [
+    ['join p50, ms', sides('join'), 'at most', 300],
+    ['round trip p50 / WebSocket', ratio('trip', 'websocket'), 'at most', 2.5],
+    ['64 KiB / WebSocket', ratio(`bulk ${LARGE}`, 'websocket'), 'at least', 0.4],
+    ['64 KiB / Trystero', ratio(`bulk ${LARGE}`, 'trystero'), 'at least', 1],
+    ['1 KiB / WebSocket', ratio(`bulk ${SMALL}`, 'websocket'), 'at least', 0.5],
+    ['an event across the boundary, µs', at('boundary', 'rooms', 'event', 0.5), 'at most', 6],
+    ['closed tab noticed, ms', gone('closed'), 'at most', 500],
+    ['killed tab noticed, ms', gone('killed'), 'at most', 12_000],
+  ]
+}
+
+/** Prints it all, and gives it as data. `found`: by part, side and measure, the samples. */
+export function report(found, { noWebRtc, failures }) {
+  const at = (part, side, measure, q) => quantile(found[part]?.[side]?.[measure], q)
+  const tables = {}
+  /** Rows and columns by their names. */
+  const show = (title, rows, columns, cell) => {
+    if (rows.length === 0) return
+    const of = (row) => columns.map((column) => [name(column), cell(row, column)])
+    tables[title] = Object.fromEntries(rows.map((row) => [name(row), Object.fromEntries(of(row))]))
+    console.log(`\n${title}`)
+    console.table(tables[title])
+  }
+  const name = (thing) => (Array.isArray(thing) ? thing[0] : thing)
+
+  show(
+    'Side by side',
+    SIDES.filter(([, part]) => found[part]),
+    Object.keys(NAMES).map((kind) => [NAMES[kind], kind]),
+    ([, part, measure, q, unit = 1], [, kind]) => figure(at(part, kind, measure, q) / unit),
+  )
+  if (noWebRtc) console.log(`Without WebRTC: ${noWebRtc}`)
+  const empty = at('sides', 'blank', 'memory', 0.5)
+  if (empty !== undefined) console.log(`An empty page has ${figure(empty / 1e6)} MB.`)
+
+  const marks = Object.keys(found.sides?.rooms ?? {}).filter((measure) =>
+    measure.startsWith('mark '),
+  )
+  const when = (measure) => at('sides', 'rooms', measure, 0.5)
+  show(
+    'Where the join goes',
+    marks.sort((a, b) => when(a) - when(b)).map((measure) => [measure.slice(5), measure]),
+    ['ms after the call'],
+    ([, measure]) => figure(when(measure)),
+  )
+  show('Between page and Worker', found.boundary ? BOUNDARY : [], ['p50'], ([, measure, q]) =>
+    figure(at('boundary', 'rooms', measure, q)),
+  )
+  show(
+    'Levers: all on, and one of them off',
+    Object.keys(found.levers ?? {}).map((lever) => [
+      lever === 'on' ? 'all on' : `without ${lever}`,
+      lever,
+    ]),
+    LEVERS,
+    ([, lever], [, measure]) => figure(at('levers', lever, measure, 0.5)),
+  )
+  show(
+    'Aims',
+    aims(at).filter(([, value]) => Number.isFinite(value)),
+    ['figure', 'aim', 'reached'],
+    ([, value, bound, limit], column) => {
+      if (column === 'figure') return figure(value)
+      if (column === 'aim') return `${bound} ${limit}`
+      return (bound === 'at most' ? value <= limit : value >= limit) ? 'reached' : 'missed'
+    },
+  )
+  if (failures.length > 0) console.log(`\nFailed:\n  ${failures.join('\n  ')}`)
+  return { tables, spread: spread(found), failures }
+}
+
+/** Three digits; what never happened, and what was not measured. */
+function figure(number) {
+  if (number === Infinity) return 'never'
+  return Number.isFinite(number) ? Number(number.toPrecision(3)) : '–'
+}
+
+function quantile(samples, q) {
+  if (!samples || samples.length === 0) return undefined
+  const sorted = samples.toSorted((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))]
+}
+
+/** How many samples each figure is of, with the least and the most of them. */
+function spread(found) {
+  const each = (object, work) =>
+    Object.fromEntries(Object.entries(object).map(([key, value]) => [key, work(value)]))
+  const of = (samples) => ({
+    n: samples.length,
+    min: figure(Math.min(...samples)),
+    max: figure(Math.max(...samples)),
+  })
+  return each(found, (part) => each(part, (side) => each(side, of)))
+}
