@@ -7,11 +7,31 @@ const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
 export const KIB = 1024
 export const SIZES = [KIB, 64 * KIB]
+/** Readers of one writer. Each is a Worker with a module of its own, in one tab on two cores. */
+export const READERS = [1, 10]
 
 /** How much is done. A quick run tells whether it works, a full one gives the figures. */
 const PLANS = {
-  full: { rounds: 9, talks: 3, trips: 200, blastMs: 2000, gone: 3, boundary: 3, levers: 3 },
-  quick: { rounds: 2, talks: 1, trips: 50, blastMs: 700, gone: 1, boundary: 1, levers: 1 },
+  full: {
+    rounds: 9,
+    talks: 3,
+    trips: 200,
+    blastMs: 2000,
+    gone: 3,
+    boundary: 3,
+    levers: 3,
+    fanout: 2,
+  },
+  quick: {
+    rounds: 2,
+    talks: 1,
+    trips: 50,
+    blastMs: 700,
+    gone: 1,
+    boundary: 1,
+    levers: 1,
+    fanout: 1,
+  },
 }
 /** How long the measured time of a stream is waited for. */
 const WARM_MS = 500
@@ -100,12 +120,6 @@ export class Bench {
       this.note(`round ${round + 1} of ${this.plan.boundary}`)
       await this.attempt('boundary', async (open) => {
         const [a, b] = await this.pair(open, 'rooms', new Samples())
-        const ask = (page, method, argument) =>
-          within(
-            page.evaluate(([method, argument]) => bench.side[method](argument), [method, argument]),
-            LIMIT_MS,
-            method,
-          )
         for (let n = 0; n < 200; n++) found.add('rooms', 'call', await ask(b, 'call'))
         await ask(b, 'openCursors', BACKLOG.cursors)
         await within(
@@ -127,6 +141,37 @@ export class Bench {
           found.add('rooms', `frame in ${size}`, await ask(b, 'drainFrames', drain))
         }
       })
+    }
+    return found.all
+  }
+
+  /** One writer and many readers, without a room. */
+  async fanoutPart() {
+    const found = new Samples()
+    const server = this.sides.rooms
+    for (let round = 0; round < this.plan.fanout; round++) {
+      for (const count of READERS) {
+        this.note(`${count} readers, round ${round + 1} of ${this.plan.fanout}`)
+        await this.attempt(`${count} readers`, async (open) => {
+          const [a, b] = [await this.tab(open, 'fanout'), await this.tab(open, 'fanout')]
+          const addr = await ask(a, 'open', { server })
+          const setUps = await ask(b, 'connect', { server, addr, count })
+          for (const ms of setUps) found.add(count, 'session', ms)
+          const stamped = a.evaluate(() => bench.stamp())
+          const latencies = await ask(b, 'latencies', this.plan.blastMs)
+          for (const ms of latencies) found.add(count, 'latency', ms)
+          await a.evaluate(() => bench.stop())
+          await within(stamped, LIMIT_MS, 'stamps')
+          for (const size of SIZES) {
+            const begun = await this.processorMs()
+            const { result, bytes } = await this.throughput(a, b, size)
+            found.add(count, `bulk ${size}`, result)
+            found.add(count, `cpu ${size}`, ((await this.processorMs()) - begun) / (bytes / 1e6))
+            for (const ms of await b.evaluate(() => bench.side.firsts))
+              found.add(count, 'first', ms)
+          }
+        })
+      }
     }
     return found.all
   }
@@ -201,7 +246,8 @@ export class Bench {
     }
     const trips = b.evaluate((count) => bench.trips(count), this.plan.trips)
     for (const trip of await within(trips, LIMIT_MS, 'round trips')) found.add(as, 'trip', trip)
-    for (const size of SIZES) found.add(as, `bulk ${size}`, await this.throughput(a, b, size))
+    for (const size of SIZES)
+      found.add(as, `bulk ${size}`, (await this.throughput(a, b, size)).result)
   }
 
   /** Bytes that only the tab's process has: heap, WebAssembly, what WebRTC holds, everything. */
@@ -224,12 +270,20 @@ export class Bench {
     return [...lines].reduce((sum, [, kib]) => sum + Number(kib) * KIB, 0)
   }
 
+  /** Processor time of the whole browser so far. */
+  async processorMs() {
+    const session = await this.browser.newBrowserCDPSession()
+    const { processInfo } = await session.send('SystemInfo.getProcessInfo')
+    await session.detach()
+    return processInfo.reduce((sum, { cpuTime }) => sum + cpuTime * 1000, 0)
+  }
+
   async throughput(a, b, size) {
     const how = { size, warmMs: WARM_MS, ms: this.plan.blastMs }
     const received = b.evaluate((how) => bench.receive(how), how)
     const sent = a.evaluate((size) => bench.blast(size), size)
     try {
-      return (await within(received, LIMIT_MS, `receiving ${size} bytes`)).result
+      return await within(received, LIMIT_MS, `receiving ${size} bytes`)
     } finally {
       await a.evaluate(() => bench.stop())
       await within(sent, LIMIT_MS, `sending ${size} bytes`)
@@ -251,6 +305,14 @@ class Samples {
     ;(of[measure] ??= []).push(figure)
   }
 }
+
+/** Calls a method of the tab's Side. */
+const ask = (page, method, argument) =>
+  within(
+    page.evaluate(([method, argument]) => bench.side[method](argument), [method, argument]),
+    LIMIT_MS,
+    method,
+  )
 
 function within(promise, limitMs, what) {
   let timer

@@ -77,14 +77,12 @@ globalThis.bench = {
   /** MB/s of what arrives in `ms`, which begin `warmMs` after the first frame. */
   async receive({ size, warmMs, ms }) {
     let bytes = 0
-    let frames = 0
     let first
     const begun = new Promise((resolve) => {
       onFrame = (length) => {
         if (length !== size) return
         first ??= resolve()
         bytes += length
-        frames += 1
       }
     })
     await side.receive?.(size)
@@ -93,7 +91,7 @@ globalThis.bench = {
     const [from, at] = [bytes, performance.now()]
     await wait(ms)
     const result = (bytes - from) / (performance.now() - at) / 1000
-    return { result, frames }
+    return { result, bytes }
   },
 
   async blast(size) {
@@ -101,7 +99,12 @@ globalThis.bench = {
     await side.blast(size, () => going)
   },
 
-  /** Ends the blast. */
+  async stamp() {
+    going = true
+    await side.stamp(() => going)
+  },
+
+  /** Ends the blast, or the stamps. */
   stop() {
     going = false
   },

@@ -1,6 +1,6 @@
 // What was measured, as tables: beside what the others reach, and beside what was aimed at. Where a
 // measure makes no sense or was not taken there is no figure.
-import { SIZES } from './measures.mjs'
+import { READERS, SIZES } from './measures.mjs'
 
 const [SMALL, LARGE] = SIZES
 
@@ -40,6 +40,17 @@ const LEVERS = [
   ['round trip, ms', 'trip'],
   ['1 KiB, MB/s', `bulk ${SMALL}`],
   ['64 KiB, MB/s', `bulk ${LARGE}`],
+]
+
+const FANOUT = [
+  ['session set up, ms', 'session', 0.5],
+  ['first frame, ms', 'first', 0.5],
+  ['from writer to reader p50, ms', 'latency', 0.5],
+  ['from writer to reader p99, ms', 'latency', 0.99],
+  ['frames of 1 KiB to all, MB/s', `bulk ${SMALL}`, 0.5],
+  ['frames of 64 KiB to all, MB/s', `bulk ${LARGE}`, 0.5],
+  ['processor for a MB in frames of 1 KiB, ms', `cpu ${SMALL}`, 0.5],
+  ['processor for a MB in frames of 64 KiB, ms', `cpu ${LARGE}`, 0.5],
 ]
 
 /** What is to be reached, from the figures of this run. */
@@ -95,6 +106,12 @@ export function report(found, { noWebRtc, failures }) {
   )
   show('Between page and Worker', found.boundary ? BOUNDARY : [], ['p50'], ([, measure, q]) =>
     figure(at('boundary', 'rooms', measure, q)),
+  )
+  show(
+    'One writer, many readers',
+    found.fanout ? FANOUT : [],
+    READERS.map((count) => [count === 1 ? '1 reader' : `${count} readers`, count]),
+    ([, measure, q], [, count]) => figure(at('fanout', count, measure, q)),
   )
   show(
     'Levers: all on, and one of them off',

@@ -3,7 +3,7 @@
 //
 //   npm run bench                      everything: about eight minutes
 //   npm run bench -- --quick           the same with few samples, to see whether it works
-//   npm run bench -- sides levers      only these parts: sides, gone, boundary, levers
+//   npm run bench -- sides levers      only these parts: sides, gone, boundary, levers, fanout
 //   npm run bench -- --no-build        with what is built already
 //
 // 1. set-up and builds, as `npm start` does them; a native release build, which is the relay; the
@@ -36,7 +36,7 @@ import { setup } from '../tools/setup.mjs'
 import { Bench } from './measures.mjs'
 import { report } from './report.mjs'
 
-const PARTS = ['sides', 'gone', 'boundary', 'levers']
+const PARTS = ['sides', 'gone', 'boundary', 'levers', 'fanout']
 const RELAY = existsSync(at('target/release/iroh-rooms'))
   ? at('target/release/iroh-rooms')
   : at('target/debug/iroh-rooms')
