@@ -76,7 +76,7 @@ export class Bench {
       }
       if (!talk) continue
       await this.attempt('empty page', async (open) => {
-        const page = await this.tab(open, 'blank')
+        const page = await open('blank')
         await wait(IDLE_MS)
         found.add('blank', 'memory', await this.memory(page))
       })
@@ -88,8 +88,8 @@ export class Bench {
   async gonePart() {
     const found = new Samples()
     const ways = {
-      closed: { limitMs: CLOSED_LIMIT_MS, end: (page) => page.close() },
-      killed: { limitMs: KILLED_LIMIT_MS, end: kill },
+      closed: { limitMs: CLOSED_LIMIT_MS, end: (tab) => tab.close() },
+      killed: { limitMs: KILLED_LIMIT_MS, end: (tab) => tab.crash() },
     }
     for (let round = 0; round < this.plan.gone; round++) {
       for (const [name, { limitMs, end }] of Object.entries(ways)) {
@@ -102,7 +102,7 @@ export class Bench {
             await wait(500)
             const left = a.evaluate(() => bench.left())
             const begun = await b.evaluate(() => bench.now())
-            void end(b)
+            end(b).catch(() => {})
             const at = await within(left, limitMs, '').catch(() => undefined)
             found.add(kind, name, at === undefined ? Infinity : at - begun)
           })
@@ -153,7 +153,7 @@ export class Bench {
       for (const count of READERS) {
         this.note(`${count} readers, round ${round + 1} of ${this.plan.fanout}`)
         await this.attempt(`${count} readers`, async (open) => {
-          const [a, b] = [await this.tab(open, 'fanout'), await this.tab(open, 'fanout')]
+          const [a, b] = [await open('fanout'), await open('fanout')]
           const addr = await ask(a, 'open', { server })
           const setUps = await ask(b, 'connect', { server, addr, count })
           for (const ms of setUps) found.add(count, 'session', ms)
@@ -195,32 +195,23 @@ export class Bench {
 
   /** Runs one thing in tabs that are closed afterwards; its failure is kept and stops nobody else. */
   async attempt(what, work) {
-    const contexts = []
+    const tabs = []
     try {
-      await work(async () => {
-        const context = await this.browser.newContext()
-        contexts.push(context)
-        return context
+      await work(async (kind) => {
+        const tab = await this.browser.open(`${this.site}/bench/page.html?kind=${kind}`)
+        tabs.push(tab)
+        return tab
       })
     } catch (error) {
       this.failures.push(`${what}: ${error.message.split('\n')[0]}`)
       this.note(`failed: ${this.failures.at(-1)}`)
     }
-    for (const context of contexts) await within(context.close(), LIMIT_MS, 'close').catch(() => {})
-  }
-
-  /** A loaded tab, in a context and so in a process of its own. */
-  async tab(open, kind) {
-    const page = await (await open()).newPage()
-    page.on('pageerror', (error) => this.failures.push(`${kind}: ${error.message}`))
-    await page.goto(`${this.site}/bench/page.html?kind=${kind}`, { timeout: LIMIT_MS })
-    await page.waitForFunction(() => globalThis.isReady, undefined, { timeout: LIMIT_MS })
-    return page
+    for (const tab of tabs) await within(tab.dispose(), LIMIT_MS, 'close').catch(() => {})
   }
 
   /** Two tabs that have met. */
   async pair(open, kind, found, { as = kind, options = {} } = {}) {
-    const [a, b] = [await this.tab(open, kind), await this.tab(open, kind)]
+    const [a, b] = [await open(kind), await open(kind)]
     const given = { server: this.sides[kind], ...options }
     const host = await within(
       a.evaluate((given) => bench.host(given), given),
@@ -252,17 +243,14 @@ export class Bench {
 
   /** Bytes that only the tab's process has: heap, WebAssembly, what WebRTC holds, everything. */
   async memory(page) {
-    const session = await this.browser.newBrowserCDPSession()
     const times = async () => {
-      const { processInfo } = await session.send('SystemInfo.getProcessInfo')
-      const renderers = processInfo.filter(({ type }) => type === 'renderer')
+      const renderers = (await this.browser.processes()).filter(({ type }) => type === 'renderer')
       return new Map(renderers.map(({ id, cpuTime }) => [id, cpuTime]))
     }
     // Nothing says which process a tab has. It is the one that is busy when the tab is.
     const before = await times()
     await page.evaluate((ms) => bench.spin(ms), SPIN_MS)
     const busy = [...(await times())].map(([id, time]) => [id, time - (before.get(id) ?? 0)])
-    await session.detach()
     const [[id]] = busy.sort(([, a], [, b]) => b - a)
     const lines = readFileSync(`/proc/${id}/smaps_rollup`, 'utf8').matchAll(
       /^Private_.*?(\d+) kB/gm,
@@ -272,10 +260,8 @@ export class Bench {
 
   /** Processor time of the whole browser so far. */
   async processorMs() {
-    const session = await this.browser.newBrowserCDPSession()
-    const { processInfo } = await session.send('SystemInfo.getProcessInfo')
-    await session.detach()
-    return processInfo.reduce((sum, { cpuTime }) => sum + cpuTime * 1000, 0)
+    const processes = await this.browser.processes()
+    return processes.reduce((sum, { cpuTime }) => sum + cpuTime * 1000, 0)
   }
 
   async throughput(a, b, size) {
@@ -321,10 +307,4 @@ function within(promise, limitMs, what) {
   })
   promise.catch(() => {})
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
-}
-
-/** Crashes the tab's process, which has no time for a farewell. */
-async function kill(page) {
-  const session = await page.context().newCDPSession(page)
-  await session.send('Page.crash').catch(() => {})
 }

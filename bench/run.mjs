@@ -15,8 +15,6 @@
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg, totalmem } from 'node:os'
 import { basename } from 'node:path'
-import { chromium as playwright } from 'playwright-core'
-import { rolldown } from 'rolldown'
 import { build } from '../tools/build.mjs'
 import {
   Stop,
@@ -77,6 +75,8 @@ async function packages(note) {
 }
 
 async function bundleSides() {
+  // Not before the set-up: it may have to bring this.
+  const { rolldown } = await import('rolldown')
   for (const file of readdirSync(at('bench/peers'))) {
     const bundle = await rolldown({
       input: at('bench/peers', file),
@@ -141,16 +141,8 @@ async function inside({ parts, quick, noWebRtc }) {
   const load = loadavg()[0]
   const servers = (await startService(process.execPath, [at('bench/servers.mjs')])).ready
   const relay = await startService(RELAY, ['relay', '--bind', '127.0.0.1:0', '--json'])
-  const browser = await playwright.launch({
-    executablePath: chromium(),
-    args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-background-networking',
-      // Names instead of addresses need mDNS, which has nobody to answer here.
-      '--disable-features=WebRtcHideLocalIpsWithMdns',
-    ],
-  })
+  const { launch } = await import('./browser.mjs')
+  const browser = await launch(chromium())
   try {
     const bench = new Bench({
       browser,
@@ -176,7 +168,7 @@ async function inside({ parts, quick, noWebRtc }) {
       cores: cpus().length,
       memoryGiB: Math.round(totalmem() / 2 ** 30),
       node: process.version,
-      browser: browser.version(),
+      browser: await browser.version(),
       loadBefore: load,
     }
     const date = new Date().toISOString().slice(0, 10)

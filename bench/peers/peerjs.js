@@ -1,6 +1,6 @@
 // PeerJS as its guide shows it: binary serialisation, a PeerServer to meet at.
 import { Peer } from 'peerjs'
-import { WAITING, watch } from './rtc.js'
+import { drained, watch } from './rtc.js'
 
 export class Side {
   marks = {}
@@ -46,9 +46,9 @@ export class Side {
     const data = new Uint8Array(size)
     while (goesOn()) {
       await this.connection.send(data)
-      // Its own queue counts messages, the channel's counts bytes.
-      while (this.connection.bufferSize > 0 || this.connection.dataChannel.bufferedAmount > WAITING)
-        await new Promise((go) => setTimeout(go))
+      await drained(this.connection.dataChannel)
+      // It has a queue of its own before the channel's, which it tries again from time to time.
+      while (this.connection.bufferSize > 0) await new Promise((go) => setTimeout(go))
     }
   }
 

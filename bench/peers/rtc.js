@@ -2,8 +2,8 @@
 // have each other: what is noticed afterwards, WebRTC has noticed by itself.
 import { connect } from './websocket.js'
 
-/** Bytes that may wait in a channel. */
-export const WAITING = 1 << 20
+/** Bytes that may wait in a channel; it is filled again when a quarter is left. */
+const WAITING = 1 << 20
 
 export class Side {
   marks = {}
@@ -54,13 +54,20 @@ export class Side {
     const data = new Uint8Array(size)
     while (goesOn()) {
       this.bulk.send(data)
-      while (this.bulk.bufferedAmount > WAITING) await new Promise((go) => setTimeout(go))
+      await drained(this.bulk)
     }
   }
 
   close() {
     this.peer.close()
   }
+}
+
+/** Waits while too much waits in the channel. */
+export async function drained(channel) {
+  if (channel.bufferedAmount <= WAITING) return
+  channel.bufferedAmountLowThreshold = WAITING / 4
+  await new Promise((go) => channel.addEventListener('bufferedamountlow', go, { once: true }))
 }
 
 /** Calls back at the first sign of the other side's end, whichever that is. */
