@@ -98,7 +98,9 @@ class Browser {
     const { targetId } = await this.send('Target.createTarget', { url, browserContextId })
     const { sessionId } = await this.send('Target.attachToTarget', { targetId, flatten: true })
     const tab = new Tab(this, { browserContextId, targetId, sessionId })
-    for (let waited = 0; !(await tab.evaluate(() => globalThis.isReady)); waited += 20) {
+    // Between two documents there is nothing to evaluate in.
+    const isReady = () => tab.evaluate(() => globalThis.isReady).catch(() => false)
+    for (let waited = 0; !(await isReady()); waited += 20) {
       if (waited > LIMIT_MS) throw new Error(`${url} is not loaded after ${LIMIT_MS} ms`)
       await wait(20)
     }

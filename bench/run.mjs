@@ -6,8 +6,8 @@
 //   npm run bench -- sides levers      only these parts: sides, gone, boundary, levers, fanout
 //   npm run bench -- --no-build        with what is built already
 //
-// 1. set-up and builds, as `npm start` does them; a native release build, which is the relay; the
-//    packages of bench/package.json; the Side of each peer bundled into target/bench
+// 1. set-up and builds, as `npm start` does them; the packages of bench/package.json; the Side of each
+//    peer bundled into target/bench
 // 2. the rest in a network namespace of its own: WebRTC finds no way between two tabs on the loopback
 //    alone, and a benchmark has no business anywhere else. With the processes in it, it is gone.
 // 3. servers, relay and browser; the parts in measures.mjs; the tables in report.mjs
@@ -17,6 +17,7 @@ import { cpus, loadavg, totalmem } from 'node:os'
 import { basename } from 'node:path'
 import { build } from '../tools/build.mjs'
 import {
+  PROGRAM,
   Stop,
   at,
   chromium,
@@ -35,10 +36,6 @@ import { Bench } from './measures.mjs'
 import { report } from './report.mjs'
 
 const PARTS = ['sides', 'gone', 'boundary', 'levers', 'fanout']
-const RELAY = existsSync(at('target/release/iroh-rooms'))
-  ? at('target/release/iroh-rooms')
-  : at('target/debug/iroh-rooms')
-const PLAIN = 'target/core-plain'
 const RESULTS = at('bench/results.json')
 /** The whole of it, in case something hangs in spite of all limits. */
 const LIMIT_MS = 15 * 60_000
@@ -48,14 +45,11 @@ const LEVERS = {
   acks: { tuning: { acks: 0 } },
   batching: { tuning: { batching: false } },
   early: { tuning: { early: false } },
-  simd: { worker: `/${PLAIN}/worker.js` },
 }
 
-async function compile(parts) {
+async function compile() {
   await step('set-up', () => setup())
-  await build({ steps: ['wasm', 'opt', 'bundle'] })
-  await build({ profile: 'release', steps: ['native'] })
-  if (parts.includes('levers')) await build({ profile: 'plain' })
+  await build()
 }
 
 async function prepare() {
@@ -140,7 +134,7 @@ async function inside({ parts, quick, noWebRtc }) {
   if (!noWebRtc) await wire()
   const load = loadavg()[0]
   const servers = (await startService(process.execPath, [at('bench/servers.mjs')])).ready
-  const relay = await startService(RELAY, ['relay', '--bind', '127.0.0.1:0', '--json'])
+  const relay = await startService(PROGRAM, ['relay', '--bind', '127.0.0.1:0', '--json'])
   const { launch } = await import('./browser.mjs')
   const browser = await launch(chromium())
   try {
@@ -192,7 +186,7 @@ await main(import.meta, async (args) => {
   if (flag('--inside')) {
     return inside({ parts, quick, noWebRtc: flag('--no-webrtc')?.split('=')[1] })
   }
-  if (!flag('--no-build')) await compile(parts)
+  if (!flag('--no-build')) await compile()
   await prepare()
   await enter(args)
 })
