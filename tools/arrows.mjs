@@ -14,6 +14,7 @@ const MAY_USE = {
   'iroh-rooms-bindings': ['iroh-rooms'],
   'iroh-rooms-cli': ['iroh-rooms'],
   'iroh-rooms-sim': ['iroh-rooms-consensus', 'iroh-rooms-kv'],
+  'iroh-rooms-fuzz': ['iroh-rooms', 'iroh-rooms-moq', 'iroh-rooms-kv', 'iroh-rooms-consensus'],
 }
 
 /** Libraries that one room alone knows, so that replacing one changes one room. */

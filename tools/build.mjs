@@ -87,7 +87,8 @@ async function wasm(profile, note) {
   await checkBindgen()
   const rustc = await firstLine('rustc', '--version')
   const sources = (path) =>
-    !/[\\/](tests|examples|benches)[\\/]/.test(path) && !/[\\/]crates[\\/](cli|sim)[\\/]/.test(path)
+    !/[\\/](tests|examples|benches)[\\/]/.test(path) &&
+    !/[\\/]crates[\\/](cli|fuzz|sim)[\\/]/.test(path)
   const print = fingerprint(
     ['crates', 'Cargo.toml', 'Cargo.lock', '.cargo/config.toml'],
     `${profile} ${rustc}`,

@@ -20,7 +20,10 @@ const vitest = (project) => ({
   ],
   count: () => countVitest(report(project)),
 })
-const script = (name) => ({ command: [process.execPath, at('tools', name)], count: countLine })
+const script = (name, ...args) => ({
+  command: [process.execPath, at('tools', name), ...args],
+  count: countLine,
+})
 
 /** What each layer needs built first: `module` is dist/, `native` the program. */
 const LAYERS = {
@@ -36,6 +39,12 @@ const LAYERS = {
     limit: 12 * MINUTE,
     command: rustTests(),
     count: countCargo,
+  },
+  fuzz: {
+    about: 'what reads bytes of peers, fed with invented ones',
+    needs: ['native'],
+    limit: 10 * MINUTE,
+    ...script('fuzz.mjs', '--seconds', '20'),
   },
   node: {
     about: 'TypeScript in Node',

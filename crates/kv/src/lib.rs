@@ -14,6 +14,8 @@
 )]
 
 mod actor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod refusal;
 pub mod store;
 pub mod wire;

@@ -3,7 +3,7 @@
 //! Nothing in a frame says who wrote it: the sender is the peer whose session carries the track.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -30,6 +30,12 @@ pub const MAX_HISTORY: usize = 1000;
 const PRIORITY: u8 = 10;
 /// Messages of one peer remembered to tell repeats.
 const MAX_SEEN: usize = 1024;
+/// Peers of whom messages are remembered; who was silent longest is forgotten beyond, and what it
+/// repeats would be taken for new.
+const MAX_SEEN_PEERS: usize = 1024;
+/// How far a writer's clock may be ahead of this one's; what is later is refused. Without it a
+/// peer could date its messages so that nobody else's ever stand in the history.
+const MAX_AHEAD: Duration = Duration::from_secs(600);
 
 /// The track in which a broadcast says what is in it, as hang has it.
 pub(crate) const CATALOG_TRACK: &str = "catalog.json";
@@ -122,26 +128,52 @@ fn message(peer: &Peer, text: String, micros: u64, group: u64) -> ChatMessage {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     messages: VecDeque<ChatMessage>,
-    seen: std::collections::BTreeMap<EndpointId, BTreeSet<(u64, u64)>>,
+    seen: BTreeMap<EndpointId, Seen>,
+    accepted: u64,
+}
+
+/// What one peer has said.
+#[derive(Debug, Default)]
+struct Seen {
+    /// By timestamp and group.
+    messages: BTreeSet<(u64, u64)>,
+    /// The number of its last message among all.
+    last: u64,
 }
 
 impl Log {
-    /// Takes a frame of a peer's chat track. `None` when it is a repeat; `Err` when it is not a
-    /// message.
-    pub(crate) fn accept(&mut self, peer: &Peer, frame: &Frame) -> Result<Option<ChatMessage>, ()> {
+    /// Takes a frame of a peer's chat track; `now` is the clock in microseconds since 1970. `None`
+    /// when it is a repeat; `Err` when it is not a message.
+    pub(crate) fn accept(
+        &mut self,
+        peer: &Peer,
+        frame: &Frame,
+        now: u64,
+    ) -> Result<Option<ChatMessage>, ()> {
         if frame.index != 0 {
             return Err(());
         }
         let text = std::str::from_utf8(&frame.data).map_err(|_| ())?;
         check_text(text).map_err(|_| ())?;
         let micros = u64::try_from(frame.timestamp.as_micros()).map_err(|_| ())?;
+        if Duration::from_micros(micros.saturating_sub(now)) > MAX_AHEAD {
+            return Err(());
+        }
+        if self.seen.len() >= MAX_SEEN_PEERS && !self.seen.contains_key(&peer.id) {
+            let silent = self.seen.iter().min_by_key(|(_, seen)| seen.last);
+            if let Some(silent) = silent.map(|(peer, _)| *peer) {
+                self.seen.remove(&silent);
+            }
+        }
         let seen = self.seen.entry(peer.id).or_default();
-        if !seen.insert((micros, frame.group)) {
+        if !seen.messages.insert((micros, frame.group)) {
             return Ok(None);
         }
-        if seen.len() > MAX_SEEN {
-            seen.pop_first();
+        if seen.messages.len() > MAX_SEEN {
+            seen.messages.pop_first();
         }
+        self.accepted += 1;
+        seen.last = self.accepted;
         let message = message(peer, text.to_owned(), micros, frame.group);
         self.insert(message.clone());
         Ok(Some(message))
@@ -170,9 +202,17 @@ mod tests {
 
     use super::*;
 
+    const NOW: u64 = 10_000_000;
+
     fn peer(seed: u8) -> Peer {
+        numbered(seed.into())
+    }
+
+    fn numbered(number: u32) -> Peer {
+        let mut seed = [7; 32];
+        seed[..4].copy_from_slice(&number.to_be_bytes());
         Peer {
-            id: SecretKey::from_bytes(&[seed; 32]).public(),
+            id: SecretKey::from_bytes(&seed).public(),
             participant_id: None,
             display_name: None,
             presence: None,
@@ -195,17 +235,17 @@ mod tests {
     fn a_message_counts_once_and_a_new_instance_anew() {
         let mut log = Log::default();
         let hello = frame(b"hello", 5_000, 0, 0);
-        assert!(log.accept(&peer(1), &hello).expect("valid").is_some());
+        assert!(log.accept(&peer(1), &hello, NOW).expect("valid").is_some());
         assert!(
-            log.accept(&peer(1), &hello).expect("valid").is_none(),
+            log.accept(&peer(1), &hello, NOW).expect("valid").is_none(),
             "after a reconnect"
         );
         assert!(
-            log.accept(&peer(2), &hello).expect("valid").is_some(),
+            log.accept(&peer(2), &hello, NOW).expect("valid").is_some(),
             "another peer"
         );
         assert!(
-            log.accept(&peer(1), &frame(b"again", 9_000, 0, 0))
+            log.accept(&peer(1), &frame(b"again", 9_000, 0, 0), NOW)
                 .expect("valid")
                 .is_some()
         );
@@ -220,11 +260,13 @@ mod tests {
             frame(&[0xff], 1, 1, 0),
             frame(&[b'x'; MAX_MESSAGE + 1], 1, 2, 0),
             frame(b"second frame", 1, 3, 1),
+            frame(b"from the future", NOW + 600_000_001, 5, 0),
+            frame(b"from the end of time", u64::MAX, 6, 0),
         ] {
-            assert!(log.accept(&peer(1), &bad).is_err());
+            assert!(log.accept(&peer(1), &bad, NOW).is_err());
         }
         assert!(
-            log.accept(&peer(1), &frame(&[b'x'; MAX_MESSAGE], 1, 4, 0))
+            log.accept(&peer(1), &frame(&[b'x'; MAX_MESSAGE], 1, 4, 0), NOW)
                 .is_ok()
         );
         assert_eq!(
@@ -239,10 +281,33 @@ mod tests {
     fn history_is_by_time_and_bounded() {
         let mut log = Log::default();
         for n in (0..MAX_HISTORY as u64 + 10).rev() {
-            let _ = log.accept(&peer(1), &frame(b"x", n * 1000, n, 0));
+            let _ = log.accept(&peer(1), &frame(b"x", n * 1000, n, 0), NOW);
         }
         let history = log.history();
         assert_eq!(history.len(), MAX_HISTORY);
         assert!(history.is_sorted_by_key(|message| message.timestamp));
+    }
+
+    #[test]
+    fn what_is_remembered_of_peers_is_bounded() {
+        let mut log = Log::default();
+        // Later than the rest, of which only so many are remembered.
+        let hello = frame(b"hello", NOW, 0, 0);
+        for number in 0..MAX_SEEN_PEERS as u32 + 10 {
+            // The first one goes on talking, and is not forgotten for those who come and go.
+            let again = frame(b"again", number.into(), u64::from(number) + 1, 0);
+            assert!(
+                log.accept(&numbered(0), &again, NOW)
+                    .expect("valid")
+                    .is_some()
+            );
+            let _ = log.accept(&numbered(number), &hello, NOW);
+        }
+        assert_eq!(log.seen.len(), MAX_SEEN_PEERS);
+        assert!(
+            log.accept(&numbered(0), &hello, NOW)
+                .expect("valid")
+                .is_none()
+        );
     }
 }

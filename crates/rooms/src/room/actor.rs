@@ -352,7 +352,7 @@ impl Actor {
                     return;
                 };
                 let mut view = lock(&self.view);
-                match view.chat.accept(peer, &frame) {
+                match view.chat.accept(peer, &frame, wall_micros()) {
                     Ok(Some(message)) => view.emit(Event::ChatMessage(message)),
                     Ok(None) => {}
                     Err(()) => {
