@@ -6,6 +6,8 @@
 //! others forget. Rooms that notice ask for it ([`GossipSlot::restart`]) and join their topics
 //! again when the generation changes.
 
+mod idle;
+
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -88,6 +90,7 @@ impl GossipSlot {
 
 impl ProtocolHandler for GossipSlot {
     async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        idle::close_when_silent(&connection);
         let accepted = self.current().handle_connection(connection).await;
         accepted.map_err(AcceptError::from_err)
     }
