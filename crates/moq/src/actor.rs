@@ -21,18 +21,18 @@ use std::{
 
 use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::Connection};
 use n0_future::time::{self, Instant};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     close,
     error::{Cause, Error, SessionError},
     handshake::{AcceptTask, Accepted, DialTask, Established, Report, accept, dial},
     incoming::IncomingSession,
-    moq::Config,
-    scope::{Registry, Scope},
+    registry::Registry,
+    scope::Scope,
     session::{Link, Session, SessionCore},
     sessions::{ConnId, DialId, Input, Key, Output, ScopeId, Table, WaiterId},
-    stats::{Counters, count},
+    stats::{Counters, count, spawn},
 };
 
 /// Reports of connection tasks that wait for the actor; the tasks wait to enter more.
@@ -53,7 +53,12 @@ pub(crate) enum Message {
     Connect {
         scope: ScopeId,
         addr: EndpointAddr,
+        waiter: WaiterId,
         reply: oneshot::Sender<Result<Arc<SessionCore>, Error>>,
+    },
+    GiveUp {
+        key: Key,
+        waiter: WaiterId,
     },
     Disconnect {
         scope: ScopeId,
@@ -81,9 +86,7 @@ struct Conn {
 /// Owns the table of sessions and does what it says.
 pub(crate) struct Actor {
     endpoint: Endpoint,
-    config: Config,
     registry: Arc<Registry>,
-    incoming: broadcast::Sender<IncomingSession>,
     counters: Arc<Counters>,
     table: Table,
     started: Instant,
@@ -92,7 +95,6 @@ pub(crate) struct Actor {
     /// Dropping the sender stops the dial.
     dials: HashMap<DialId, oneshot::Sender<()>>,
     waiters: HashMap<WaiterId, oneshot::Sender<Result<Arc<SessionCore>, Error>>>,
-    next_waiter: WaiterId,
     /// Where to find the peers that are about to be dialled.
     addrs: HashMap<Key, EndpointAddr>,
     /// What the standing connection had received when the key's connection was replaced.
@@ -108,9 +110,7 @@ pub(crate) struct Actor {
 impl Actor {
     pub(crate) async fn run(
         endpoint: Endpoint,
-        config: Config,
         registry: Arc<Registry>,
-        incoming: broadcast::Sender<IncomingSession>,
         counters: Arc<Counters>,
         mut inbox: mpsc::Receiver<Message>,
     ) {
@@ -118,16 +118,13 @@ impl Actor {
         let table = Table::new(endpoint.id());
         let mut actor = Self {
             endpoint,
-            config,
             registry,
-            incoming,
             counters,
             table,
             started: Instant::now(),
             conns: HashMap::new(),
             dials: HashMap::new(),
             waiters: HashMap::new(),
-            next_waiter: 0,
             addrs: HashMap::new(),
             baselines: HashMap::new(),
             closing: Vec::new(),
@@ -189,7 +186,12 @@ impl Actor {
     fn message(&mut self, message: Message) {
         match message {
             Message::Incoming(connection) => self.incoming(connection),
-            Message::Connect { scope, addr, reply } => {
+            Message::Connect {
+                scope,
+                addr,
+                waiter,
+                reply,
+            } => {
                 let key = Key {
                     scope,
                     remote: addr.id,
@@ -202,12 +204,14 @@ impl Actor {
                     let _caller_gone = reply.send(Err(Error::Closed("the scope")));
                     return;
                 }
-                let waiter = self.next_waiter;
-                self.next_waiter += 1;
                 self.waiters.insert(waiter, reply);
                 self.addrs.insert(key, addr);
                 self.step(Input::Connect { key, waiter }, "", None);
                 self.addrs.remove(&key);
+            }
+            Message::GiveUp { key, waiter } => {
+                self.waiters.remove(&waiter);
+                self.step(Input::GiveUp { key, waiter }, "", None);
             }
             Message::Disconnect {
                 scope,
@@ -358,13 +362,13 @@ impl Actor {
         let Some(core) = scope.core(key.remote) else {
             return;
         };
-        let session = Session::new(core, Scope::from_inner(scope));
+        let session = Session::new(core, Scope::from_inner(scope.clone()));
         match accepted {
             Accepted::Reply(reply) => {
                 let _caller_gone = reply.send(session);
             }
             Accepted::Tell => {
-                let _nobody_listens = self.incoming.send(IncomingSession::established(session));
+                scope.tell(IncomingSession::established(session));
             }
         }
     }
@@ -382,16 +386,15 @@ impl Actor {
             return;
         }
         self.handshakes.insert(remote, of_peer + 1);
-        n0_future::task::spawn(accept(AcceptTask {
+        let task = AcceptTask {
             connection,
             me: self.endpoint.id(),
-            accept: self.config.accept,
             registry: self.registry.clone(),
-            incoming: self.incoming.clone(),
             counters: self.counters.clone(),
             next_conn: self.next_conn.clone(),
             reports: self.reports.clone(),
-        }));
+        };
+        spawn(&self.counters, accept(task));
     }
 
     /// Asks the table and does what it says. `reason` goes with closed connections; `error` is what
@@ -517,7 +520,7 @@ impl Actor {
             .get(&key)
             .cloned()
             .unwrap_or_else(|| key.remote.into());
-        n0_future::task::spawn(dial(DialTask {
+        let task = DialTask {
             endpoint: self.endpoint.clone(),
             addr,
             scope,
@@ -526,7 +529,8 @@ impl Actor {
             cancelled,
             next_conn: self.next_conn.clone(),
             reports: self.reports.clone(),
-        }));
+        };
+        spawn(&self.counters, dial(task));
     }
 }
 

@@ -14,14 +14,15 @@ use iroh::{
     endpoint::{ConnectError, ConnectOptions, Connection},
 };
 use n0_future::time;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ALPNS, close,
     error::Error,
     incoming::{Decision, IncomingSession},
     moq::Accept,
-    scope::{Registry, ScopeInner},
+    registry::Registry,
+    scope::{ScopeInner, is_closed},
     session::{Link, Session},
     sessions::{ConnId, DialId, Key},
     stats::{Counters, count},
@@ -194,7 +195,7 @@ async fn connect(
         version,
     );
 
-    let transport = Transport::new(link.connection.clone());
+    let transport = Transport::new(link.connection.clone(), scope.counters.clone());
     let mut confirmed = transport.confirmed();
     let (local, below) = scope.origins(remote).map_err(protocol)?;
     let mut client = moq_net::Client::new()
@@ -230,9 +231,7 @@ fn protocol(error: moq_net::Error) -> Error {
 pub(crate) struct AcceptTask {
     pub(crate) connection: Connection,
     pub(crate) me: EndpointId,
-    pub(crate) accept: Accept,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) incoming: broadcast::Sender<IncomingSession>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) next_conn: Arc<AtomicU64>,
     pub(crate) reports: mpsc::Sender<Report>,
@@ -241,7 +240,17 @@ pub(crate) struct AcceptTask {
 /// Accepts a connection, or not, and then runs it until its end.
 pub(crate) async fn accept(task: AcceptTask) {
     let (reports, remote) = (task.reports.clone(), task.connection.remote_id());
-    let Some((established, session, driver, scope)) = shake_hands(task).await else {
+    let connection = task.connection.clone();
+    let done = tokio::select! {
+        biased;
+        () = reports.closed() => {
+            // MoQ is shut down.
+            connection.close(close::LEAVING.into(), b"closed");
+            return;
+        }
+        done = shake_hands(task) => done,
+    };
+    let Some((established, session, driver, scope)) = done else {
         let established = None;
         let _actor_gone = reports
             .send(Report::Accepted {
@@ -276,9 +285,7 @@ async fn shake_hands(
     let AcceptTask {
         connection,
         me,
-        accept,
         registry,
-        incoming,
         counters,
         next_conn,
         reports: _,
@@ -295,7 +302,7 @@ async fn shake_hands(
         version,
     );
 
-    let transport = Transport::new(link.connection.clone());
+    let transport = Transport::new(link.connection.clone(), counters.clone());
     let server = moq_net::Server::new();
     let setup = server.accept_request_lite(moq_now(), transport);
     let handshake = match time::timeout(HANDSHAKE_TIMEOUT, setup).await {
@@ -324,15 +331,19 @@ async fn shake_hands(
         return None;
     };
 
-    let accepted = match accept {
-        _ if !scope.is_own() => None,
+    let accepted = match scope.accept {
         Accept::All => Some(Accepted::Tell),
         Accept::Manual => {
             let (decide, decision) = oneshot::channel();
-            let _nobody_listens = incoming.send(IncomingSession::undecided(remote, decide));
+            scope.tell(IncomingSession::undecided(remote, decide));
+            let mut closed = scope.watch_closed();
             let decision = tokio::select! {
                 biased;
                 decision = time::timeout(DECISION_TIMEOUT, decision) => decision,
+                () = is_closed(&mut closed) => {
+                    link.close(close::LEAVING, "closed");
+                    return None;
+                }
                 _ = link.connection.closed() => {
                     count(&counters.rejected);
                     return None;

@@ -1,13 +1,16 @@
-//! Sessions that peers open in the endpoint's own scope, and the decision about them.
+//! Sessions that peers open in a scope, and the decision about them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use iroh::EndpointId;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
-use crate::{close, error::Error, session::Session};
+use crate::{close, error::Error, scope::is_closed, session::Session};
 
-/// A session that a peer opens in the endpoint's own scope. Clones are the same.
+/// Incoming sessions that wait for one slow listener; beyond, the oldest are skipped.
+pub const INCOMING_CAP: usize = 64;
+
+/// A session that a peer opens. Clones are the same.
 #[derive(Clone)]
 pub struct IncomingSession {
     inner: Arc<Incoming>,
@@ -103,25 +106,35 @@ impl std::fmt::Debug for IncomingSession {
     }
 }
 
-/// Sessions that peers open. See [`crate::Moq::incoming_sessions`].
+/// Sessions that peers open. See [`crate::Scope::incoming_sessions`].
 pub struct IncomingSessions {
     receiver: broadcast::Receiver<IncomingSession>,
+    closed: watch::Receiver<bool>,
     skipped: u64,
 }
 
 impl IncomingSessions {
-    pub(crate) fn new(receiver: broadcast::Receiver<IncomingSession>) -> Self {
+    pub(crate) fn new(
+        receiver: broadcast::Receiver<IncomingSession>,
+        closed: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             receiver,
+            closed,
             skipped: 0,
         }
     }
 
-    /// The next one; None when MoQ is shut down. If this listener is too slow the oldest are
-    /// skipped. May be cancelled without losing anything.
+    /// The next one; None when the scope is closed or MoQ is shut down. If this listener is too
+    /// slow the oldest are skipped. May be cancelled without losing anything.
     pub async fn next(&mut self) -> Option<IncomingSession> {
         loop {
-            match self.receiver.recv().await {
+            let incoming = tokio::select! {
+                biased;
+                () = is_closed(&mut self.closed) => return None,
+                incoming = self.receiver.recv() => incoming,
+            };
+            match incoming {
                 Ok(incoming) => return Some(incoming),
                 Err(broadcast::error::RecvError::Lagged(skipped)) => self.skipped += skipped,
                 Err(broadcast::error::RecvError::Closed) => return None,

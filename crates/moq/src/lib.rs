@@ -30,12 +30,21 @@
     )
 )]
 
+// The helpers of the tests name the crate from outside.
+#[cfg(test)]
+extern crate self as iroh_rooms_moq;
+
 mod actor;
+mod announced;
 mod broadcast;
 mod error;
+mod events;
+mod flow;
+mod gaps;
 mod handshake;
 mod incoming;
 mod moq;
+mod registry;
 mod scope;
 mod session;
 mod sessions;
@@ -44,29 +53,34 @@ mod track;
 mod transport;
 #[cfg(test)]
 mod wire_tests;
+mod writer;
 
 pub use self::{
-    broadcast::{Broadcast, GroupWriter, TrackConfig, TrackDemand, TrackWriter},
+    announced::{Announce, Announced},
+    broadcast::Broadcast,
     error::{Cause, Error, SessionError, SubscribeError},
+    events::{SessionEvent, SessionEvents},
     incoming::{IncomingSession, IncomingSessions},
     moq::{Accept, Config, Moq, MoqProtocolHandler},
-    scope::{Announce, Announced, Scope, SessionEvent, SessionEvents},
+    scope::Scope,
     session::{PathKind, Session, SessionStats},
     stats::Stats,
     track::{Datagram, Frame, GroupReader, RemoteBroadcast, TrackOptions, TrackReader},
+    writer::{GroupWriter, TrackConfig, TrackDemand, TrackWriter},
 };
 
 /// Every limit of this crate that callers or peers can meet.
 pub mod limits {
     pub use crate::{
         actor::{MAX_CONNECTIONS, MAX_HANDSHAKES, MAX_HANDSHAKES_OF_PEER},
-        broadcast::{MAX_DATAGRAM_BYTES, MAX_TRACKS},
+        broadcast::MAX_TRACKS,
+        events::SESSION_EVENTS_CAP,
+        flow::{END_PATIENCE, MAX_UNDER_WAY_BYTES, MAX_UNDER_WAY_GROUPS, READY_PATIENCE},
         handshake::{DECISION_TIMEOUT, DIAL_TIMEOUT, HANDSHAKE_TIMEOUT},
+        incoming::INCOMING_CAP,
         moq::MAX_SCOPES,
-        scope::{
-            MAX_ANNOUNCED, MAX_ANNOUNCED_HARD, MAX_NAME_BYTES, MAX_NAME_PARTS, MAX_PUBLISHED,
-            SESSION_EVENTS_CAP,
-        },
+        scope::{MAX_ANNOUNCED, MAX_ANNOUNCED_HARD, MAX_NAME_BYTES, MAX_NAME_PARTS, MAX_PUBLISHED},
+        writer::MAX_DATAGRAM_BYTES,
     };
 }
 

@@ -8,31 +8,29 @@ use iroh::{
     endpoint::Connection,
     protocol::{AcceptError, ProtocolHandler},
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     actor::{Actor, Message},
     broadcast::Broadcast,
     close,
     error::Error,
-    incoming::{IncomingSession, IncomingSessions},
-    scope::{Kind, Registry, Scope},
+    incoming::IncomingSessions,
+    registry::Registry,
+    scope::{Kind, Scope},
     session::Session,
-    stats::{Counters, Stats},
+    stats::{Counters, Stats, spawn},
 };
 
 /// Requests that wait for the actor; more callers wait to enter theirs.
 const INBOX_CAP: usize = 256;
-/// Incoming sessions that wait for one slow listener; beyond, the oldest are skipped.
-const INCOMING_CAP: usize = 64;
 /// Scopes that may be open at once.
 pub const MAX_SCOPES: usize = 256;
 
-/// Who decides about incoming sessions of the endpoint's own scope. Rooms decide about theirs by
-/// their key.
+/// Who decides about incoming sessions of a scope. Into a room's come only those who know its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Accept {
-    /// All are accepted; [`Moq::incoming_sessions`] tells of them.
+    /// All are accepted; [`Scope::incoming_sessions`] tells of them.
     #[default]
     All,
     /// None is accepted before [`IncomingSession::accept`] is called on it.
@@ -57,8 +55,6 @@ struct MoqInner {
     me: EndpointId,
     inbox: mpsc::Sender<Message>,
     registry: Arc<Registry>,
-    /// Ends with the actor.
-    listeners: broadcast::WeakSender<IncomingSession>,
     counters: Arc<Counters>,
     own: Scope,
 }
@@ -75,24 +71,19 @@ impl Moq {
         let (inbox, messages) = mpsc::channel(INBOX_CAP);
         let registry = Arc::new(Registry::default());
         let counters = Arc::new(Counters::default());
-        let incoming = broadcast::Sender::new(INCOMING_CAP);
-        let own =
-            registry.add(|id| Scope::open(id, me, Kind::Own, inbox.clone(), counters.clone()));
-        let listeners = incoming.downgrade();
-        n0_future::task::spawn(Actor::run(
-            endpoint,
-            config,
-            registry.clone(),
-            incoming,
-            counters.clone(),
-            messages,
-        ));
+        let own = registry.add(|id| {
+            let (inbox, counters) = (inbox.clone(), counters.clone());
+            Scope::open(id, me, Kind::Own, config.accept, inbox, counters)
+        });
+        spawn(
+            &counters,
+            Actor::run(endpoint, registry.clone(), counters.clone(), messages),
+        );
         Self {
             inner: Arc::new(MoqInner {
                 me,
                 inbox,
                 registry,
-                listeners,
                 counters,
                 own,
             }),
@@ -114,6 +105,11 @@ impl Moq {
     /// Opens the scope of a room. `key` is what all its members derive from the room's topic; only
     /// they can enter. A key can be open once at a time.
     pub fn open_scope(&self, key: [u8; 32]) -> Result<Scope, Error> {
+        self.open_scope_with(key, Accept::All)
+    }
+
+    /// The same, saying who decides about incoming sessions of those who know the key.
+    pub fn open_scope_with(&self, key: [u8; 32], accept: Accept) -> Result<Scope, Error> {
         if self.inner.inbox.is_closed() {
             return Err(Error::Closed("MoQ"));
         }
@@ -124,7 +120,10 @@ impl Moq {
             counters,
             ..
         } = &*self.inner;
-        let open = |id| Scope::open(id, *me, Kind::Room { key }, inbox.clone(), counters.clone());
+        let open = |id| {
+            let (inbox, counters) = (inbox.clone(), counters.clone());
+            Scope::open(id, *me, Kind::Room { key }, accept, inbox, counters)
+        };
         registry.try_add(MAX_SCOPES, |scope| scope.has_key(&key), open)
     }
 
@@ -140,12 +139,7 @@ impl Moq {
 
     /// Sessions that peers open in the endpoint's own scope, from now on.
     pub fn incoming_sessions(&self) -> IncomingSessions {
-        let receiver = match self.inner.listeners.upgrade() {
-            Some(incoming) => incoming.subscribe(),
-            // MoQ is shut down: nobody will ever send here.
-            None => broadcast::channel(1).1,
-        };
-        IncomingSessions::new(receiver)
+        self.own().incoming_sessions()
     }
 
     /// The names published in the endpoint's own scope, sorted.

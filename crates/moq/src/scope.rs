@@ -6,7 +6,7 @@
 //! the scope: sessions come and go underneath.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -23,11 +23,15 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{
     actor::Message,
+    announced::{Announced, guard_announcements},
     broadcast::{Broadcast, cache_pool},
     error::{Error, SessionError, SubscribeError},
+    events::{CoreEvent, SESSION_EVENTS_CAP, SessionEvents},
+    incoming::{INCOMING_CAP, IncomingSession, IncomingSessions},
+    moq::Accept,
     session::{Link, Session, SessionCore},
-    sessions::{ConnId, ScopeId},
-    stats::Counters,
+    sessions::{ConnId, Key, ScopeId, WaiterId},
+    stats::{Counters, spawn},
     track::RemoteBroadcast,
 };
 
@@ -44,8 +48,9 @@ pub const MAX_ANNOUNCED_HARD: usize = 4 * MAX_ANNOUNCED;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Broadcasts that may be published in a scope at once.
 pub const MAX_PUBLISHED: usize = 1024;
-/// Session events that wait for one slow listener; beyond, it is told how many it missed.
-pub const SESSION_EVENTS_CAP: usize = 256;
+/// Peers of which [`Scope::ended`] remembers how the last session ended; of more, the oldest are
+/// forgotten.
+const ENDED_CAP: usize = 256;
 /// How far back a late joiner may reach for tracks whose version of MoQ does not carry an age.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(300);
 
@@ -73,21 +78,18 @@ pub(crate) struct ScopeInner {
     pub(crate) id: ScopeId,
     me: EndpointId,
     kind: Kind,
+    pub(crate) accept: Accept,
+    incoming: broadcast::Sender<IncomingSession>,
     local: origin::Producer,
     remote: origin::Producer,
     published: Mutex<HashMap<String, Publication>>,
     sessions: Mutex<HashMap<EndpointId, Arc<SessionCore>>>,
+    ended: Mutex<VecDeque<(EndpointId, SessionError)>>,
     links: Mutex<HashMap<ConnId, Arc<Link>>>,
     events: broadcast::Sender<CoreEvent>,
     inbox: mpsc::Sender<Message>,
     closed: watch::Sender<bool>,
-    counters: Arc<Counters>,
-}
-
-#[derive(Clone)]
-enum CoreEvent {
-    Opened(Arc<SessionCore>),
-    Closed(EndpointId, SessionError),
+    pub(crate) counters: Arc<Counters>,
 }
 
 struct Publication {
@@ -102,6 +104,7 @@ impl Scope {
         id: ScopeId,
         me: EndpointId,
         kind: Kind,
+        accept: Accept,
         inbox: mpsc::Sender<Message>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -116,26 +119,33 @@ impl Scope {
         remote_config.pool = cache_pool();
         let (local, local_driver) = origin::Producer::new(config);
         let (remote, remote_driver) = origin::Producer::new(remote_config);
-        n0_future::task::spawn(moq_net::time::run(local_driver));
-        n0_future::task::spawn(moq_net::time::run(remote_driver));
+        let closed = watch::Sender::new(false);
+        for driver in [local_driver, remote_driver] {
+            let driver = moq_net::time::run(driver);
+            spawn(&counters, while_open(closed.subscribe(), driver));
+        }
         let inner = Arc::new(ScopeInner {
             id,
             me,
             kind,
+            accept,
+            incoming: broadcast::Sender::new(INCOMING_CAP),
             local,
             remote,
             published: Mutex::default(),
             sessions: Mutex::default(),
+            ended: Mutex::default(),
             links: Mutex::default(),
             events: broadcast::Sender::new(SESSION_EVENTS_CAP),
             inbox,
-            closed: watch::Sender::new(false),
+            closed,
             counters,
         });
-        n0_future::task::spawn(guard_announcements(
+        let guard = guard_announcements(
             Arc::downgrade(&inner),
             inner.remote.consume().with_hidden(true).announced(),
-        ));
+        );
+        spawn(&inner.counters, while_open(inner.watch_closed(), guard));
         Self { inner }
     }
 
@@ -174,12 +184,15 @@ impl Scope {
             .dynamic(name, broadcast.route())
             .map_err(|error| Error::InvalidArgument(format!("the name {name}: {error}")))?;
         let dynamic = Arc::new(dynamic);
-        n0_future::task::spawn(serve(
-            Arc::downgrade(&self.inner),
-            Arc::downgrade(&dynamic),
-            name.to_owned(),
-            broadcast.clone(),
-        ));
+        spawn(
+            &self.inner.counters,
+            serve(
+                Arc::downgrade(&self.inner),
+                Arc::downgrade(&dynamic),
+                name.to_owned(),
+                broadcast.clone(),
+            ),
+        );
         // The new one is announced before the old one is withdrawn: peers see one change.
         published.insert(
             name.to_owned(),
@@ -205,7 +218,8 @@ impl Scope {
     }
 
     /// The session with a peer: the one that stands, or the result of a dial. All who ask while a
-    /// dial is in flight share it and its error; giving up waiting does not stop it for the others.
+    /// dial is in flight share it and its error; giving up waiting does not stop it for the others,
+    /// and stops it when there are none.
     /// In a room's scope the address should hold what is known of the peer's relay.
     pub async fn connect(&self, remote: impl Into<EndpointAddr>) -> Result<Session, Error> {
         let addr = remote.into();
@@ -221,9 +235,18 @@ impl Scope {
             return Ok(session);
         }
         let (reply, answer) = oneshot::channel();
+        let waiting = Waiting {
+            inbox: &self.inner.inbox,
+            key: Key {
+                scope: self.inner.id,
+                remote: addr.id,
+            },
+            waiter: NEXT_WAITER.fetch_add(1, Ordering::Relaxed),
+        };
         let message = Message::Connect {
             scope: self.inner.id,
             addr,
+            waiter: waiting.waiter,
             reply,
         };
         self.inner
@@ -231,8 +254,9 @@ impl Scope {
             .send(message)
             .await
             .map_err(|_| Error::Closed("MoQ"))?;
-        let core = answer.await.map_err(|_| Error::Closed("MoQ"))??;
-        Ok(Session::new(core, self.clone()))
+        let core = answer.await.map_err(|_| Error::Closed("MoQ"));
+        waiting.answered();
+        Ok(Session::new(core??, self.clone()))
     }
 
     /// The session with a peer, if one stands.
@@ -244,13 +268,25 @@ impl Scope {
     /// Sessions as they open and close, those that stand now first. An exchange of the connection
     /// underneath is not reported.
     pub fn sessions(&self) -> SessionEvents {
+        SessionEvents::new(self.clone())
+    }
+
+    /// How the last session with a peer ended; None while one stands, if there was none, or if more
+    /// than 256 other peers have left since.
+    pub fn ended(&self, remote: EndpointId) -> Option<SessionError> {
+        // Under the lock of the sessions: it is in one place or the other.
         let sessions = self.inner.sessions();
-        SessionEvents {
-            present: sessions.values().cloned().collect(),
-            events: self.inner.events.subscribe(),
-            closed: self.inner.closed.subscribe(),
-            scope: self.clone(),
+        if sessions.contains_key(&remote) {
+            return None;
         }
+        let ended = self.inner.ended();
+        let found = ended.iter().find(|(peer, _)| *peer == remote);
+        found.map(|(_, error)| error.clone())
+    }
+
+    /// Sessions that peers open in this scope, from now on.
+    pub fn incoming_sessions(&self) -> IncomingSessions {
+        IncomingSessions::new(self.inner.incoming.subscribe(), self.inner.watch_closed())
     }
 
     /// Waits until the peer announces the broadcast and takes it. Fails if the session with the
@@ -295,15 +331,7 @@ impl Scope {
     }
 
     pub(crate) fn announced_by(&self, remote: Option<EndpointId>) -> Announced {
-        Announced {
-            cursor: self.inner.remote.consume().announced(),
-            remote,
-            names: HashMap::new(),
-            counts: HashMap::new(),
-            queue: VecDeque::new(),
-            closed: self.inner.closed.subscribe(),
-            scope: self.clone(),
-        }
+        Announced::new(self.clone(), remote)
     }
 
     /// Ends the session with a peer, and a dial to it.
@@ -373,6 +401,40 @@ impl ScopeInner {
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<SessionCore>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> MutexGuard<'_, VecDeque<(EndpointId, SessionError)>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sessions that stand now, and what happens from now on.
+    pub(crate) fn session_events(
+        &self,
+    ) -> (VecDeque<Arc<SessionCore>>, broadcast::Receiver<CoreEvent>) {
+        let sessions = self.sessions();
+        (
+            sessions.values().cloned().collect(),
+            self.events.subscribe(),
+        )
+    }
+
+    pub(crate) fn announced(&self) -> announce::Consumer {
+        self.remote.consume().announced()
+    }
+
+    /// What names this endpoint in the routes of the scope.
+    #[cfg(test)]
+    pub(crate) fn hop(&self) -> moq_net::Hop {
+        self.local.hop()
+    }
+
+    pub(crate) fn watch_closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    /// Tells those who listen for incoming sessions.
+    pub(crate) fn tell(&self, incoming: IncomingSession) {
+        let _nobody_listens = self.incoming.send(incoming);
     }
 
     fn links(&self) -> MutexGuard<'_, HashMap<ConnId, Arc<Link>>> {
@@ -466,6 +528,13 @@ impl ScopeInner {
         let mut sessions = self.sessions();
         if let Some(core) = sessions.remove(&remote) {
             core.end(error.clone());
+            let mut ended = self.ended();
+            ended.retain(|(peer, _)| *peer != remote);
+            if ended.len() >= ENDED_CAP {
+                ended.pop_front();
+            }
+            ended.push_back((remote, error.clone()));
+            drop(ended);
             let _nobody_listens = self.events.send(CoreEvent::Closed(remote, error));
         }
     }
@@ -507,7 +576,7 @@ fn names() -> Patterns {
         .collect()
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let good = !name.is_empty()
         && name.len() <= MAX_NAME_BYTES
         && name.split('/').count() <= MAX_NAME_PARTS
@@ -533,6 +602,7 @@ async fn serve(
 ) {
     let ended = async {
         broadcast.closed().await;
+        broadcast.drained().await;
         time::sleep(LAST_WORDS).await;
     };
     let missing = async {
@@ -562,7 +632,13 @@ async fn serve(
                     request.accept(broadcast.consume());
                 }
                 Some(Ok(request)) => request.reject(moq_net::Error::NotFound),
-                Some(Err(_)) | None => return,
+                Some(Err(_)) | None => {
+                    // Withdrawn or replaced. Those who read an ended one get the rest of it.
+                    if broadcast.is_closed() {
+                        broadcast.drained().await;
+                    }
+                    return;
+                }
             },
             () = time::sleep(pause.max(Duration::from_millis(100))) => {}
         }
@@ -585,284 +661,42 @@ fn moq_now() -> moq_net::time::Instant {
     moq_net::time::Instant::now()
 }
 
-/// Closes the session of a peer that announces without measure.
-async fn guard_announcements(scope: Weak<ScopeInner>, mut cursor: announce::Consumer) {
-    let mut counts: HashMap<EndpointId, usize> = HashMap::new();
-    while let Some(update) = cursor.next().await {
-        let Some((remote, _)) = split(update.prefix.as_str()) else {
-            continue;
-        };
-        match update.kind {
-            announce::Kind::Announced => {
-                let count = counts.entry(remote).or_default();
-                *count += 1;
-                if *count == MAX_ANNOUNCED_HARD + 1 {
-                    let Some(inner) = scope.upgrade() else { return };
-                    inner.counters.announcements_flooded();
-                    Scope::from_inner(inner).disconnect(
-                        remote,
-                        crate::close::REJECTED,
-                        "too many broadcasts announced",
-                    );
-                }
-            }
-            announce::Kind::Retracted => {
-                if let Some(count) = counts.get_mut(&remote) {
-                    *count = count.saturating_sub(1);
-                    if *count == 0 {
-                        counts.remove(&remote);
-                    }
-                }
-            }
-            announce::Kind::Updated => {}
-        }
-    }
-}
-
-/// Takes a path of the remote table apart into peer and name.
-fn split(path: &str) -> Option<(EndpointId, &str)> {
-    let (remote, name) = path.split_once('/')?;
-    Some((EndpointId::from_str(remote).ok()?, name))
-}
-
-/// A change of what a peer announces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Announce {
-    /// The peer.
-    pub remote: EndpointId,
-    /// The broadcast's name.
-    pub name: String,
-    /// Announced, or withdrawn. A broadcast replaced by another of the same name is withdrawn,
-    /// then announced.
-    pub active: bool,
-}
-
-/// What peers announce, as it changes. See [`Scope::announced`].
-pub struct Announced {
-    cursor: announce::Consumer,
-    remote: Option<EndpointId>,
-    /// What was reported as active, with the broadcast instance behind it.
-    names: HashMap<(EndpointId, String), Option<moq_net::Hop>>,
-    counts: HashMap<EndpointId, usize>,
-    /// At most two: the end of a broadcast and its replacement.
-    queue: VecDeque<Announce>,
-    closed: watch::Receiver<bool>,
-    scope: Scope,
-}
-
-impl Announced {
-    /// The next change; None when the scope is closed. May be cancelled without losing anything.
-    pub async fn next(&mut self) -> Option<Announce> {
-        loop {
-            if let Some(announce) = self.queue.pop_front() {
-                return Some(announce);
-            }
-            let update = tokio::select! {
-                biased;
-                update = self.cursor.next() => update?,
-                () = is_closed(&mut self.closed) => return None,
-            };
-            self.take(update);
-        }
-    }
-
-    fn take(&mut self, update: announce::Update) {
-        let Some((remote, name)) = split(update.prefix.as_str()) else {
-            return;
-        };
-        if self.remote.is_some_and(|only| only != remote) {
-            return;
-        }
-        let key = (remote, name.to_owned());
-        if !update.kind.is_active() {
-            if self.names.remove(&key).is_some() {
-                if let Some(count) = self.counts.get_mut(&remote) {
-                    *count = count.saturating_sub(1);
-                    if *count == 0 {
-                        self.counts.remove(&remote);
-                    }
-                }
-                self.report(key, false);
-            }
-            return;
-        }
-        let instance = update.route.hops.iter().next().copied();
-        if let Some(known) = self.names.get_mut(&key) {
-            // The same broadcast by another session: nothing that anybody has to know.
-            if *known != instance {
-                *known = instance;
-                self.report(key.clone(), false);
-                self.report(key, true);
-            }
-            return;
-        }
-        let count = self.counts.entry(remote).or_default();
-        if *count >= MAX_ANNOUNCED || check_name(name).is_err() {
-            self.scope.inner.counters.announcement_ignored();
-            return;
-        }
-        *count += 1;
-        self.names.insert(key.clone(), instance);
-        self.report(key, true);
-    }
-
-    fn report(&mut self, (remote, name): (EndpointId, String), active: bool) {
-        self.queue.push_back(Announce {
-            remote,
-            name,
-            active,
-        });
-    }
-}
-
-impl std::fmt::Debug for Announced {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Announced")
-            .field("remote", &self.remote)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A session opened or closed.
-#[derive(Debug, Clone)]
-pub enum SessionEvent {
-    /// There is a session with this peer now.
-    Opened(Session),
-    /// There is none any longer.
-    Closed {
-        /// The peer.
-        remote: EndpointId,
-        /// How it ended.
-        error: SessionError,
-    },
-    /// This listener was too slow and missed so many events: look at [`Scope::session`].
-    Lagged(u64),
-}
-
-/// Sessions as they open and close. See [`Scope::sessions`].
-pub struct SessionEvents {
-    present: VecDeque<Arc<SessionCore>>,
-    events: broadcast::Receiver<CoreEvent>,
-    closed: watch::Receiver<bool>,
-    scope: Scope,
-}
-
-impl SessionEvents {
-    /// The next event; None when the scope is closed and all have been given. May be cancelled
-    /// without losing anything.
-    pub async fn next(&mut self) -> Option<SessionEvent> {
-        if let Some(core) = self.present.pop_front() {
-            return Some(SessionEvent::Opened(Session::new(core, self.scope.clone())));
-        }
-        let event = tokio::select! {
-            biased;
-            event = self.events.recv() => event,
-            () = is_closed(&mut self.closed) => {
-                // The sessions of a closed scope end in a moment; then nothing comes any more.
-                let sessions_end = time::timeout(CLOSING_EVENTS, self.events.recv());
-                match sessions_end.await {
-                    Ok(event) => event,
-                    Err(_) => return None,
-                }
-            }
-        };
-        match event {
-            Ok(CoreEvent::Opened(core)) => {
-                Some(SessionEvent::Opened(Session::new(core, self.scope.clone())))
-            }
-            Ok(CoreEvent::Closed(remote, error)) => Some(SessionEvent::Closed { remote, error }),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(SessionEvent::Lagged(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    }
-}
-
 /// Waits for the end of a scope, without holding what a watch lends: that cannot change threads.
-async fn is_closed(closed: &mut watch::Receiver<bool>) {
+pub(crate) async fn is_closed(closed: &mut watch::Receiver<bool>) {
     drop(closed.wait_for(|closed| *closed).await);
 }
 
-/// How long the events of a closed scope's last sessions may take.
-const CLOSING_EVENTS: Duration = Duration::from_millis(500);
-
-impl std::fmt::Debug for SessionEvents {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionEvents")
-            .field("scope", &self.scope)
-            .finish_non_exhaustive()
+/// Runs a task until the scope is closed, whoever still holds a handle of it.
+async fn while_open(mut closed: watch::Receiver<bool>, task: impl Future) {
+    tokio::select! {
+        biased;
+        () = is_closed(&mut closed) => {}
+        _end = task => {}
     }
 }
 
-/// The scopes of an endpoint, to find the one that a dialler names.
-#[derive(Default)]
-pub(crate) struct Registry {
-    scopes: Mutex<BTreeMap<ScopeId, Weak<ScopeInner>>>,
-    /// Numbers are never used again: connections of a closed scope may linger.
-    next: AtomicU64,
+/// Numbers the callers of [`Scope::connect`].
+static NEXT_WAITER: AtomicU64 = AtomicU64::new(0);
+
+/// A caller of [`Scope::connect`]. Dropped before the answer it gives up.
+struct Waiting<'a> {
+    inbox: &'a mpsc::Sender<Message>,
+    key: Key,
+    waiter: WaiterId,
 }
 
-impl Registry {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ScopeId, Weak<ScopeInner>>> {
-        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
+impl Waiting<'_> {
+    fn answered(self) {
+        std::mem::forget(self);
     }
+}
 
-    /// Enters a scope made by `open` under a new number.
-    pub(crate) fn add(&self, open: impl FnOnce(ScopeId) -> Scope) -> Scope {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let scope = open(id);
-        self.lock().insert(id, Arc::downgrade(scope.inner()));
-        scope
-    }
-
-    /// The same, unless there are `limit` already or one of them is `taken`.
-    pub(crate) fn try_add(
-        &self,
-        limit: usize,
-        taken: impl Fn(&ScopeInner) -> bool,
-        open: impl FnOnce(ScopeId) -> Scope,
-    ) -> Result<Scope, Error> {
-        let mut scopes = self.lock();
-        scopes.retain(|_, scope| scope.upgrade().is_some_and(|scope| !scope.is_closed()));
-        if scopes.len() >= limit {
-            return Err(Error::Limit("open scopes"));
-        }
-        if scopes
-            .values()
-            .filter_map(Weak::upgrade)
-            .any(|scope| taken(&scope))
-        {
-            return Err(Error::InvalidArgument(
-                "this scope is open already".to_owned(),
-            ));
-        }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let scope = open(id);
-        scopes.insert(id, Arc::downgrade(scope.inner()));
-        Ok(scope)
-    }
-
-    pub(crate) fn get(&self, id: ScopeId) -> Option<Arc<ScopeInner>> {
-        self.lock().get(&id).and_then(Weak::upgrade)
-    }
-
-    /// All that are open.
-    pub(crate) fn open(&self) -> Vec<Arc<ScopeInner>> {
-        let scopes: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
-        scopes
-            .into_iter()
-            .filter(|scope| !scope.is_closed())
-            .collect()
-    }
-
-    /// The open scope that `dialler` names by `path` at `listener`.
-    pub(crate) fn find(
-        &self,
-        path: &str,
-        dialler: EndpointId,
-        listener: EndpointId,
-    ) -> Option<Arc<ScopeInner>> {
-        self.open()
-            .into_iter()
-            .find(|scope| scope.path(dialler, listener) == path)
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // An actor too busy to hear it stops the dial when its time is over.
+        let _full_or_gone = self.inbox.try_send(Message::GiveUp {
+            key: self.key,
+            waiter: self.waiter,
+        });
     }
 }

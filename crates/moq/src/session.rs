@@ -9,9 +9,10 @@ use iroh::{EndpointId, endpoint::Connection};
 use tokio::sync::watch;
 
 use crate::{
+    announced::Announced,
     broadcast::Broadcast,
     error::{Error, SessionError, SubscribeError},
-    scope::{Announced, Scope},
+    scope::Scope,
     sessions::ConnId,
     track::RemoteBroadcast,
 };
@@ -96,6 +97,18 @@ impl Session {
     /// What this peer announces: the present names first, then changes.
     pub fn announced(&self) -> Announced {
         self.scope.announced_by(Some(self.core.remote))
+    }
+
+    /// Where what the peer is offered comes from: the session's scope. The name is that of the
+    /// specification.
+    pub fn origin_producer(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Where what the peer offers comes in: the same as [`Session::announced`]. The name is that of
+    /// the specification.
+    pub fn origin_consumer(&self) -> Announced {
+        self.announced()
     }
 }
 

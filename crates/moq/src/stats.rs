@@ -1,8 +1,16 @@
 //! Counters of all sessions.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-/// Counters of [`crate::Moq`], since the start except `sessions`.
+use web_transport_trait::MaybeSend;
+
+/// Counters of [`crate::Moq`], since the start except for what says now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -30,6 +38,11 @@ pub struct Stats {
     pub announcements_ignored: u64,
     /// Sessions closed because of too many announcements.
     pub announcements_flooded: u64,
+    /// Tasks that run now. None a moment after [`crate::Moq::shutdown`].
+    pub tasks: u64,
+    /// Sides of streams that are open now, in all sessions. None a moment after
+    /// [`crate::Moq::shutdown`].
+    pub streams: u64,
 }
 
 /// What [`Stats`] is read from.
@@ -46,6 +59,42 @@ pub(crate) struct Counters {
     pub(crate) busy: AtomicU64,
     pub(crate) announcements_ignored: AtomicU64,
     pub(crate) announcements_flooded: AtomicU64,
+    pub(crate) tasks: AtomicU64,
+    pub(crate) streams: AtomicU64,
+}
+
+/// Counts something while it lives.
+pub(crate) struct Living {
+    counters: Arc<Counters>,
+    gauge: fn(&Counters) -> &AtomicU64,
+}
+
+impl Living {
+    pub(crate) fn new(counters: &Arc<Counters>, gauge: fn(&Counters) -> &AtomicU64) -> Self {
+        count(gauge(counters));
+        Self {
+            counters: counters.clone(),
+            gauge,
+        }
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        (self.gauge)(&self.counters).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs a task, and counts it while it runs.
+pub(crate) fn spawn(
+    counters: &Arc<Counters>,
+    task: impl Future<Output = ()> + MaybeSend + 'static,
+) {
+    let living = Living::new(counters, |counters| &counters.tasks);
+    n0_future::task::spawn(async move {
+        task.await;
+        drop(living);
+    });
 }
 
 /// Adds one.
@@ -77,6 +126,8 @@ impl Counters {
             busy: read(&self.busy),
             announcements_ignored: read(&self.announcements_ignored),
             announcements_flooded: read(&self.announcements_flooded),
+            tasks: read(&self.tasks),
+            streams: read(&self.streams),
         };
         stats.refused = stats.unknown_scope + stats.bad_handshakes + stats.rejected + stats.busy;
         stats

@@ -1,7 +1,7 @@
 //! What a peer says: its broadcasts, and readers of their tracks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     pin::Pin,
     task::{Poll, ready},
     time::Duration,
@@ -10,19 +10,32 @@ use std::{
 use bytes::Bytes;
 use iroh::EndpointId;
 use moq_net::{broadcast, group, kio, track};
-use n0_future::time::{Sleep, sleep};
+use n0_future::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::error::{Error, from_moq};
+use crate::{
+    error::{Error, from_moq},
+    gaps::Gaps,
+};
 
 /// How long a reader goes on without data after its broadcast was withdrawn. The withdrawal
 /// overtakes data that is still on its way; a track that ended properly ends by itself.
 const WITHDRAWN_GRACE: Duration = Duration::from_secs(2);
 /// "Cancelled" in MoQ's stream codes.
 const CANCELLED: u32 = 1;
-/// How long an ordered reader waits for a group that later ones overtook, at most.
+/// How long an ordered reader waits for a group that later ones overtook, since the last of its
+/// neighbours came; at most the maximum age it asked for. Then it asks for it by number.
 const ORDER_WAIT: Duration = Duration::from_millis(500);
+/// How long it waits for the answer.
+const RECOVERY_WAIT: Duration = Duration::from_secs(5);
+/// Missing groups asked for in a row; beyond, what is missing is given up.
+const RECOVERED: usize = 64;
+/// When a reader that takes groups as they come counts one as missed; at most the maximum age it
+/// asked for.
+const LATE: Duration = Duration::from_secs(5);
 /// Groups that an ordered reader holds back at once; beyond, it does not wait any longer.
 const ORDER_HELD: usize = 256;
+/// Datagrams that wait while the reader reads groups; the oldest are dropped beyond.
+const DATAGRAMS_HELD: usize = 32;
 
 /// A broadcast of a peer, independent of which session carries it: while the peer has a session in
 /// the scope and announces the broadcast, this handle and its readers go on. Clones are the same.
@@ -82,7 +95,12 @@ impl RemoteBroadcast {
             withdrawal: Withdrawal::new(self.consumer.clone()),
             options,
             from_newest: options.start.is_none() && !options.max_age.is_zero(),
-            order: Order::new(options.start),
+            gaps: Gaps::new(options.start),
+            held: BTreeMap::new(),
+            patience: None,
+            recovery: None,
+            recovered: 0,
+            datagrams: VecDeque::new(),
             group: None,
         })
     }
@@ -119,8 +137,8 @@ pub struct TrackOptions {
     /// The first group wanted, as far as `max_age` reaches back: zero for everything that is still
     /// there. None, the default, starts at the newest.
     pub start: Option<u64>,
-    /// Deliver groups by number. A missing group is waited for up to half a second. Else, the
-    /// default, they come as they arrive.
+    /// Deliver groups by number. A missing group is waited for for half a second, or `max_age` if
+    /// that is shorter, and then asked for by number. Else, the default, they come as they arrive.
     pub ordered: bool,
 }
 
@@ -132,7 +150,16 @@ pub struct TrackReader {
     options: TrackOptions,
     /// Still to widen the subscription once the newest group is known.
     from_newest: bool,
-    order: Order,
+    gaps: Gaps,
+    /// Groups that wait for lower ones, if in order.
+    held: BTreeMap<u64, GroupReader>,
+    /// Until when the lowest missing group is waited for.
+    patience: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// A missing group that is asked for by number.
+    recovery: Option<Recovery>,
+    /// How many were.
+    recovered: usize,
+    datagrams: VecDeque<Datagram>,
     /// The group that `next_frame` is in.
     group: Option<GroupReader>,
 }
@@ -151,24 +178,28 @@ impl TrackReader {
     }
 
     /// The next frame, group after group; None at the end of the track. The rest of a group that
-    /// is lost or too old is skipped.
+    /// is lost or too old is skipped, and counted by [`TrackReader::lagged`].
     pub async fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
         kio::wait(|waiter| self.poll_frame(waiter)).await
+    }
+
+    /// How many groups this reader wanted and did not get whole so far: overtaken, too old, ended
+    /// by their writer with an error. Counted when it is certain, so only after the groups around
+    /// them have come; on tracks that carry datagrams too, only what broke off is counted.
+    pub fn lagged(&self) -> u64 {
+        self.gaps.lagged()
     }
 
     /// The next datagram; None at the end of the track.
     pub async fn next_datagram(&mut self) -> Result<Option<Datagram>, Error> {
         kio::wait(|waiter| {
-            let datagram = match self.subscriber.poll_recv_datagram(waiter) {
-                Poll::Ready(result) => result.map_err(from_moq)?,
-                Poll::Pending => return self.withdrawal.poll(waiter).map(|()| Ok(None)),
-            };
-            self.withdrawal.postpone();
-            Poll::Ready(Ok(datagram.map(|datagram| Datagram {
-                data: datagram.payload,
-                timestamp: datagram.timestamp.into(),
-                sequence: datagram.sequence,
-            })))
+            if let Some(datagram) = self.datagrams.pop_front() {
+                return Poll::Ready(Ok(Some(datagram)));
+            }
+            match self.poll_datagram(waiter) {
+                Poll::Pending => self.withdrawal.poll(waiter).map(|()| Ok(None)),
+                ready => ready,
+            }
         })
         .await
     }
@@ -196,8 +227,12 @@ impl TrackReader {
                         self.withdrawal.postpone();
                         return Poll::Ready(Ok(Some(frame)));
                     }
+                    Poll::Ready(Ok(None)) => self.group = None,
                     // A group that fails is over; what it means for the track, the track says.
-                    Poll::Ready(Ok(None) | Err(_)) => self.group = None,
+                    Poll::Ready(Err(_)) => {
+                        self.gaps.lost_one();
+                        self.group = None;
+                    }
                     Poll::Pending => {
                         return self.withdrawal.poll(waiter).map(|()| Ok(None));
                     }
@@ -211,26 +246,120 @@ impl TrackReader {
     }
 
     fn poll_group(&mut self, waiter: &kio::Waiter) -> Poll<Result<Option<GroupReader>, Error>> {
-        if !self.options.ordered {
-            return self.poll_arrival(waiter);
-        }
-        // Take everything that has arrived, then see whether the lowest of it is due.
-        while !self.order.is_full() {
-            match self.poll_arrival(waiter) {
-                Poll::Ready(Ok(Some(group))) => self.order.insert(group),
-                Poll::Ready(end) => {
-                    // Whatever is missing will not come any more.
-                    return match self.order.pop_lowest() {
-                        Some(group) => Poll::Ready(Ok(Some(group))),
-                        None => Poll::Ready(end),
-                    };
+        loop {
+            // Take everything that has come.
+            let mut end = None;
+            while end.is_none() && self.held.len() < ORDER_HELD {
+                match self.poll_arrival(waiter) {
+                    Poll::Ready(Ok(Some(group))) => {
+                        let now = Instant::now();
+                        let wanted = self.gaps.arrived(group.sequence(), now);
+                        self.recovered = 0;
+                        if !self.options.ordered {
+                            self.gaps.expire(now, LATE.min(self.options.max_age));
+                            return Poll::Ready(Ok(Some(group)));
+                        }
+                        if wanted {
+                            self.held.insert(group.sequence(), group);
+                        }
+                    }
+                    Poll::Ready(other) => end = Some(other),
+                    Poll::Pending => break,
                 }
-                Poll::Pending => break,
+            }
+            if let Some(Ok(None)) = &end
+                && let Poll::Ready(Ok(last)) = self.subscriber.poll_finished(&kio::Waiter::noop())
+            {
+                self.gaps.ends(last, Instant::now());
+            }
+            // Hand out the lowest when nothing is missing below it.
+            let lowest = self.held.keys().next().copied();
+            let missing = self
+                .gaps
+                .first()
+                .filter(|run| lowest.is_none_or(|lowest| run.first < lowest));
+            let Some(missing) = missing else {
+                return match (self.held.pop_first(), end) {
+                    (Some((_, group)), _) => Poll::Ready(Ok(Some(group))),
+                    (None, Some(end)) => Poll::Ready(end),
+                    (None, None) => Poll::Pending,
+                };
+            };
+            // The newest group ends the track, and others may still be under way.
+            match (&end, lowest) {
+                (Some(Ok(_)), _) => {}
+                (Some(Err(_)), _) => {
+                    self.gaps.give_up_first();
+                    continue;
+                }
+                (None, Some(lowest)) => {
+                    if self.held.len() >= ORDER_HELD {
+                        self.gaps.give_up_below(lowest);
+                        continue;
+                    }
+                    let due = missing.due(ORDER_WAIT.min(self.options.max_age));
+                    ready!(self.poll_patience(due, waiter));
+                }
+                (None, None) => return Poll::Pending,
+            }
+            let to_be_had = missing.promised
+                && !self.gaps.has_datagrams()
+                && !self.options.max_age.is_zero()
+                && self.recovered < RECOVERED
+                && !self.withdrawal.broadcast.is_closed();
+            if !to_be_had {
+                self.gaps.give_up_first();
+            } else if let Some(group) = ready!(self.poll_recovery(missing.first, waiter)) {
+                return Poll::Ready(Ok(Some(group)));
             }
         }
-        self.order
-            .poll(self.options.max_age, waiter)
-            .map(|group| Ok(Some(group)))
+    }
+
+    fn poll_patience(&mut self, due: Instant, waiter: &kio::Waiter) -> Poll<()> {
+        let patience = match &mut self.patience {
+            Some((at, patience)) if *at == due => patience,
+            patience => &mut patience.insert((due, Box::pin(sleep_until(due)))).1,
+        };
+        waiter.poll_future(patience.as_mut())
+    }
+
+    /// Asks for a missing group by number. None if it is not to be had: then it is given up.
+    fn poll_recovery(&mut self, number: u64, waiter: &kio::Waiter) -> Poll<Option<GroupReader>> {
+        let recovery = match &mut self.recovery {
+            Some(recovery) if recovery.number == number => recovery,
+            recovery => recovery.insert(Recovery {
+                number,
+                group: self.consumer.fetch_group(number, None).into_inner(),
+                patience: Box::pin(sleep(RECOVERY_WAIT)),
+            }),
+        };
+        let group = match kio::Pollable::poll(&recovery.group, waiter) {
+            Poll::Ready(group) => group.ok(),
+            Poll::Pending => {
+                ready!(waiter.poll_future(recovery.patience.as_mut()));
+                None
+            }
+        };
+        self.recovery = None;
+        self.recovered += 1;
+        self.gaps.arrived(number, Instant::now());
+        if group.is_none() {
+            self.gaps.lost_one();
+        }
+        Poll::Ready(group.map(|group| self.reader(group)))
+    }
+
+    fn poll_datagram(&mut self, waiter: &kio::Waiter) -> Poll<Result<Option<Datagram>, Error>> {
+        let datagram = ready!(self.subscriber.poll_recv_datagram(waiter)).map_err(from_moq)?;
+        self.withdrawal.postpone();
+        Poll::Ready(Ok(datagram.map(|datagram| {
+            self.gaps.datagram(datagram.sequence, Instant::now());
+            Datagram {
+                data: datagram.payload,
+                timestamp: datagram.timestamp.into(),
+                sequence: datagram.sequence,
+            }
+        })))
     }
 
     fn reader(&self, consumer: group::Consumer) -> GroupReader {
@@ -241,6 +370,13 @@ impl TrackReader {
     }
 
     fn poll_arrival(&mut self, waiter: &kio::Waiter) -> Poll<Result<Option<GroupReader>, Error>> {
+        // Datagrams share the numbers of groups, so they are no gaps.
+        while let Poll::Ready(Ok(Some(datagram))) = self.poll_datagram(waiter) {
+            if self.datagrams.len() >= DATAGRAMS_HELD {
+                self.datagrams.pop_front();
+            }
+            self.datagrams.push_back(datagram);
+        }
         let group = match self.subscriber.poll_recv_group(waiter) {
             Poll::Ready(result) => result.map_err(from_moq)?,
             Poll::Pending => return self.withdrawal.poll(waiter).map(|()| Ok(None)),
@@ -297,58 +433,11 @@ impl Withdrawal {
     }
 }
 
-/// Puts groups back in order: each travels in a stream of its own, so a lost packet lets later ones
-/// overtake.
-struct Order {
-    held: BTreeMap<u64, GroupReader>,
-    /// The lowest number that has not been delivered; None until the first, when any will do.
-    next: Option<u64>,
-    /// Until when the group `next` is waited for.
-    patience: Option<Pin<Box<Sleep>>>,
-}
-
-impl Order {
-    fn new(start: Option<u64>) -> Self {
-        Self {
-            held: BTreeMap::new(),
-            next: start,
-            patience: None,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.held.len() >= ORDER_HELD
-    }
-
-    fn insert(&mut self, group: GroupReader) {
-        // Later than its successor was delivered: too late.
-        if self.next.is_none_or(|next| group.sequence() >= next) {
-            self.held.insert(group.sequence(), group);
-        }
-    }
-
-    fn pop_lowest(&mut self) -> Option<GroupReader> {
-        let (number, group) = self.held.pop_first()?;
-        self.next = Some(number.saturating_add(1));
-        self.patience = None;
-        Some(group)
-    }
-
-    fn poll(&mut self, max_age: Duration, waiter: &kio::Waiter) -> Poll<GroupReader> {
-        let Some(lowest) = self.held.keys().next().copied() else {
-            return Poll::Pending;
-        };
-        if self.next.is_some_and(|next| lowest > next) && !self.is_full() {
-            let patience = self
-                .patience
-                .get_or_insert_with(|| Box::pin(sleep(ORDER_WAIT.min(max_age))));
-            ready!(waiter.poll_future(patience.as_mut()));
-        }
-        match self.pop_lowest() {
-            Some(group) => Poll::Ready(group),
-            None => Poll::Pending,
-        }
-    }
+/// A missing group that was asked for.
+struct Recovery {
+    number: u64,
+    group: track::Fetching,
+    patience: Pin<Box<Sleep>>,
 }
 
 /// Reads the frames of one group.

@@ -19,7 +19,10 @@ use iroh::endpoint::{
 use tokio::sync::watch;
 use web_transport_trait::{MaybeSend, Stats, poll};
 
-use crate::session::selected_rtt;
+use crate::{
+    session::selected_rtt,
+    stats::{Counters, Living},
+};
 
 /// What a stream is reset or stopped with when it is dropped: "cancelled" in MoQ's stream codes.
 const CANCELLED: u32 = 1;
@@ -63,6 +66,7 @@ pub(crate) struct Transport {
     connection: Connection,
     /// Set by the first stream the peer opens: a listener opens none before it has accepted.
     confirmed: Arc<watch::Sender<bool>>,
+    counters: Arc<Counters>,
     accept_uni: Slot<Result<iroh::endpoint::RecvStream, ConnectionError>>,
     accept_bi:
         Slot<Result<(iroh::endpoint::SendStream, iroh::endpoint::RecvStream), ConnectionError>>,
@@ -74,14 +78,19 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(connection: Connection) -> Self {
-        Self::with(connection, Arc::new(watch::Sender::new(false)))
+    pub(crate) fn new(connection: Connection, counters: Arc<Counters>) -> Self {
+        Self::with(connection, Arc::new(watch::Sender::new(false)), counters)
     }
 
-    fn with(connection: Connection, confirmed: Arc<watch::Sender<bool>>) -> Self {
+    fn with(
+        connection: Connection,
+        confirmed: Arc<watch::Sender<bool>>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             connection,
             confirmed,
+            counters,
             accept_uni: Slot::default(),
             accept_bi: Slot::default(),
             open_uni: Slot::default(),
@@ -89,6 +98,10 @@ impl Transport {
             datagram: Slot::default(),
             closed: Slot::default(),
         }
+    }
+
+    fn living(&self) -> Living {
+        Living::new(&self.counters, |counters| &counters.streams)
     }
 
     /// Turns true when the peer has opened its first stream.
@@ -104,7 +117,11 @@ impl Transport {
 
 impl Clone for Transport {
     fn clone(&self) -> Self {
-        Self::with(self.connection.clone(), self.confirmed.clone())
+        Self::with(
+            self.connection.clone(),
+            self.confirmed.clone(),
+            self.counters.clone(),
+        )
     }
 }
 
@@ -123,7 +140,7 @@ impl poll::Session for Transport {
             async move { connection.accept_uni().await }
         }))?;
         self.confirm();
-        Poll::Ready(Ok(RecvStream::new(stream)))
+        Poll::Ready(Ok(RecvStream::new(stream, self.living())))
     }
 
     fn poll_accept_bi(
@@ -136,7 +153,10 @@ impl poll::Session for Transport {
             async move { connection.accept_bi().await }
         }))?;
         self.confirm();
-        Poll::Ready(Ok((SendStream::new(send), RecvStream::new(recv))))
+        Poll::Ready(Ok((
+            SendStream::new(send, self.living()),
+            RecvStream::new(recv, self.living()),
+        )))
     }
 
     fn poll_open_uni(&mut self, cx: &mut Context<'_>) -> Poll<Result<SendStream, TransportError>> {
@@ -145,7 +165,7 @@ impl poll::Session for Transport {
             let connection = connection.clone();
             async move { connection.open_uni().await }
         }))?;
-        Poll::Ready(Ok(SendStream::new(stream)))
+        Poll::Ready(Ok(SendStream::new(stream, self.living())))
     }
 
     fn poll_open_bi(
@@ -157,7 +177,10 @@ impl poll::Session for Transport {
             let connection = connection.clone();
             async move { connection.open_bi().await }
         }))?;
-        Poll::Ready(Ok((SendStream::new(send), RecvStream::new(recv))))
+        Poll::Ready(Ok((
+            SendStream::new(send, self.living()),
+            RecvStream::new(recv, self.living()),
+        )))
     }
 
     fn poll_send_datagram(
@@ -268,6 +291,7 @@ enum Sending {
 /// takes half a group for a whole one.
 pub(crate) struct SendStream {
     inner: iroh::endpoint::SendStream,
+    _living: Living,
     /// Accepted from the writer, not yet taken by QUIC: at most [`WRITE_CHUNK`].
     held: Bytes,
     state: Sending,
@@ -275,9 +299,10 @@ pub(crate) struct SendStream {
 }
 
 impl SendStream {
-    fn new(inner: iroh::endpoint::SendStream) -> Self {
+    fn new(inner: iroh::endpoint::SendStream, living: Living) -> Self {
         Self {
             inner,
+            _living: living,
             held: Bytes::new(),
             state: Sending::Open,
             stopped: Slot::default(),
@@ -391,13 +416,18 @@ impl Drop for SendStream {
 /// send what nobody reads.
 pub(crate) struct RecvStream {
     inner: iroh::endpoint::RecvStream,
+    _living: Living,
     /// The end, a reset or our own stop was seen.
     done: bool,
 }
 
 impl RecvStream {
-    fn new(inner: iroh::endpoint::RecvStream) -> Self {
-        Self { inner, done: false }
+    fn new(inner: iroh::endpoint::RecvStream, living: Living) -> Self {
+        Self {
+            inner,
+            _living: living,
+            done: false,
+        }
     }
 }
 

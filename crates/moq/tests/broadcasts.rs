@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{HISTORY, Peer, bytes, frame, text, until, within};
 use iroh_rooms_moq::{
     Announce, Broadcast, Error, PathKind, RemoteBroadcast, Scope, TrackConfig, TrackOptions,
-    TrackWriter, limits,
+    TrackReader, TrackWriter, limits,
 };
 
 const KEY: [u8; 32] = [9; 32];
@@ -21,7 +21,15 @@ struct Two {
 
 impl Two {
     async fn new() -> Self {
-        let (a, b) = Peer::pair().await;
+        Self::of(Peer::pair().await)
+    }
+
+    /// Over connections that hold little: what is written waits for what was written before.
+    async fn narrow() -> Self {
+        Self::of((Peer::narrow(1).await, Peer::narrow(2).await))
+    }
+
+    fn of((a, b): (Peer, Peer)) -> Self {
         let (ours, theirs) = (
             a.moq.open_scope(KEY).unwrap(),
             b.moq.open_scope(KEY).unwrap(),
@@ -609,4 +617,232 @@ async fn as_many_broadcasts_as_are_allowed() {
         );
     }
     assert_eq!(two.b.moq.stats().announcements_ignored, 0);
+}
+
+/// Reads to the end and says which groups came.
+async fn groups(reader: &mut TrackReader) -> Vec<u64> {
+    let mut groups = Vec::new();
+    while let Some(frame) = frame(reader).await {
+        groups.push(frame.group);
+    }
+    groups
+}
+
+#[tokio::test]
+async fn what_is_in_flight_at_the_end_arrives() {
+    let data = bytes(&"x".repeat(64 * 1024));
+    let all: Vec<_> = (0..100).collect();
+    // How the end comes.
+    for way in ["finish", "drop", "broadcast"] {
+        let two = Two::narrow().await;
+        two.connect().await;
+        let broadcast = Broadcast::new();
+        let mut writer = track(&broadcast, "t");
+        two.ours.publish("b", &broadcast).unwrap();
+        let remote = two.subscribe("b").await;
+        let mut in_order = within("track", remote.track("t", HISTORY)).await.unwrap();
+        let options = TrackOptions {
+            ordered: false,
+            ..HISTORY
+        };
+        let mut as_it_comes = within("track", remote.track("t", options)).await.unwrap();
+        for _ in &all {
+            writer.write(data.clone(), None).unwrap();
+        }
+        match way {
+            "finish" => {
+                writer.finish();
+                assert_eq!(
+                    writer.write(data.clone(), None).unwrap_err().code(),
+                    "CLOSED"
+                );
+            }
+            "drop" => drop(writer),
+            _ => {
+                broadcast.finish();
+                drop((broadcast, writer));
+            }
+        }
+        let (ordered, mut unordered) = within("all groups", async {
+            tokio::join!(groups(&mut in_order), groups(&mut as_it_comes))
+        })
+        .await;
+        assert_eq!(ordered, all, "{way}, in order");
+        unordered.sort_unstable();
+        assert_eq!(unordered, all, "{way}, as it comes");
+        assert_eq!((in_order.lagged(), as_it_comes.lagged()), (0, 0), "{way}");
+        if way == "broadcast" {
+            within("its end", remote.closed()).await;
+        } else {
+            // One who comes late gets it as well.
+            let mut late = within("track", remote.track("t", HISTORY)).await.unwrap();
+            assert_eq!(groups(&mut late).await, all, "{way}, late");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_free_when_its_track_has_ended() {
+    let two = Two::new().await;
+    two.connect().await;
+    let broadcast = Broadcast::new();
+    two.ours.publish("b", &broadcast).unwrap();
+    let remote = two.subscribe("b").await;
+    let mut writer = track(&broadcast, "t");
+    writer.write(bytes("0"), None).unwrap();
+    let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+    assert_eq!(text(&mut reader).await, "0");
+    // The reader and the writer are still there.
+    writer.finish();
+    let mut again = track(&broadcast, "t");
+    again.write(bytes("1"), None).unwrap();
+    assert_eq!(writer.write(bytes("x"), None).unwrap_err().code(), "CLOSED");
+}
+
+#[tokio::test]
+async fn a_writer_that_waits_is_as_fast_as_its_reader() {
+    let two = Two::narrow().await;
+    two.connect().await;
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "t");
+    two.ours.publish("b", &broadcast).unwrap();
+    // Nobody reads: nobody has to wait.
+    for _ in 0..2 * limits::MAX_UNDER_WAY_GROUPS {
+        writer.write(bytes("x"), None).unwrap();
+        assert!(writer.demand().is_ready());
+        assert!(writer.ready().await);
+    }
+    let first = writer.latest().unwrap() + 1;
+
+    let remote = two.subscribe("b").await;
+    let options = TrackOptions {
+        start: Some(first),
+        ..HISTORY
+    };
+    let mut reader = within("track", remote.track("t", options)).await.unwrap();
+    let data = bytes(&"x".repeat(64 * 1024));
+    let window = limits::MAX_UNDER_WAY_BYTES / data.len() as u64;
+    let mut got = 0;
+    for written in 1..=4 * window {
+        writer.write(data.clone(), None).unwrap();
+        // Both run: the reader's side takes what comes whether or not it is read.
+        assert!(within("room for more", writer.ready()).await);
+        assert!(writer.demand().is_ready());
+        if written % 8 == 0 {
+            for _ in 0..8 {
+                assert_eq!(frame(&mut reader).await.unwrap().group, first + got);
+                got += 1;
+            }
+        }
+    }
+    assert_eq!(reader.lagged(), 0);
+    // Without waiting there is soon too much under way.
+    for _ in 0..2 * window {
+        writer.write(data.clone(), None).unwrap();
+    }
+    assert!(!writer.demand().is_ready());
+    let demand = writer.demand();
+    let waiting = tokio::spawn(async move { demand.ready().await });
+    drop(reader);
+    // It is told when the reader is gone, and when the track ends.
+    assert!(within("nobody to wait for", waiting).await.unwrap());
+    let demand = writer.demand();
+    drop(writer);
+    assert!(!within("the end", demand.ready()).await);
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_how_much_it_missed() {
+    let two = Two::narrow().await;
+    two.connect().await;
+    let broadcast = Broadcast::new();
+    let mut writer = track(&broadcast, "t");
+    two.ours.publish("b", &broadcast).unwrap();
+    let remote = two.subscribe("b").await;
+    // Newest first: what it overtakes is given up.
+    let newest = TrackOptions::default();
+    let mut reader = within("track", remote.track("t", newest)).await.unwrap();
+    let mut whole = within("track", remote.track("t", HISTORY)).await.unwrap();
+    let data = bytes(&"x".repeat(64 * 1024));
+    for number in 0..100 {
+        let time = Duration::from_secs(number);
+        writer.write(data.clone(), Some(time)).unwrap();
+    }
+    let (got, ()) = tokio::join!(
+        async {
+            let mut got = Vec::new();
+            while got.last() != Some(&99) {
+                got.push(frame(&mut reader).await.unwrap().group);
+            }
+            got
+        },
+        // The other has everything.
+        async {
+            for number in 0..100 {
+                assert_eq!(frame(&mut whole).await.unwrap().group, number);
+            }
+        },
+    );
+    assert!(got.is_sorted() && got.len() < 100, "{got:?}");
+    let first = got.first().copied().unwrap();
+    // One that was given up after its frame had come, before its end, is not whole either.
+    let missed = 100 - first - got.len() as u64;
+    assert!(
+        (missed..100 - first).contains(&reader.lagged()),
+        "{} {got:?}",
+        reader.lagged()
+    );
+    assert_eq!(whole.lagged(), 0);
+
+    // A group that breaks off is one missed, whether its beginning was seen or not.
+    let mut broken = writer.group().unwrap();
+    broken.write(bytes("half"), None).unwrap();
+    writer.write(bytes("next"), None).unwrap();
+    broken.abort(5);
+    let next = within("the next", async {
+        loop {
+            let frame = whole.next_frame().await.unwrap().unwrap();
+            if frame.group == 101 {
+                return frame;
+            }
+        }
+    })
+    .await;
+    assert_eq!((next.data, whole.lagged()), (bytes("next"), 1));
+}
+
+#[tokio::test]
+async fn the_more_important_track_goes_first() {
+    let two = Two::narrow().await;
+    two.connect().await;
+    let broadcast = Broadcast::new();
+    let (mut low, mut high) = (track(&broadcast, "low"), track(&broadcast, "high"));
+    two.ours.publish("b", &broadcast).unwrap();
+    let remote = two.subscribe("b").await;
+    let options = |priority| TrackOptions {
+        priority,
+        ..HISTORY
+    };
+    let mut low_reader = within("low", remote.track("low", options(1)))
+        .await
+        .unwrap();
+    let mut high_reader = within("high", remote.track("high", options(200)))
+        .await
+        .unwrap();
+    let data = bytes(&"x".repeat(64 * 1024));
+    for _ in 0..200 {
+        low.write(data.clone(), None).unwrap();
+    }
+    high.write(data, None).unwrap();
+    frame(&mut high_reader).await.unwrap();
+    // What was written long before it is not there yet.
+    let mut came = 0;
+    while low_reader.latest().is_some() && came < 200 {
+        let Ok(frame) = tokio::time::timeout(Duration::ZERO, low_reader.next_frame()).await else {
+            break;
+        };
+        frame.unwrap().unwrap();
+        came += 1;
+    }
+    assert!(came < 150, "{came} of 200 came before");
 }

@@ -2,12 +2,12 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use common::{HISTORY, Peer, bytes, text, until, within};
 use iroh::{EndpointAddr, RelayMode, SecretKey};
 use iroh_rooms_moq::{
-    ALPNS, Accept, Broadcast, Cause, Config, Error, Moq, SessionEvent, TrackConfig, close,
+    ALPNS, Accept, Broadcast, Cause, Config, Error, Moq, SessionEvent, TrackConfig, close, limits,
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -437,7 +437,7 @@ async fn rejected_before_anything_is_announced() {
 }
 
 #[tokio::test]
-async fn incoming_sessions_are_told_of_and_skipped_on_lag() {
+async fn incoming_sessions_are_told_of() {
     let (a, b) = Peer::pair().await;
     let mut incoming = b.moq.incoming_sessions();
     let session = within("a session", a.moq.connect(b.addr())).await.unwrap();
@@ -544,6 +544,160 @@ async fn an_undecided_session_is_rejected() {
     let session = within("the session", incoming.next()).await.unwrap();
     assert!(!session.reject());
     assert_eq!(session.accept().await.unwrap_err().code(), "CLOSED");
+}
+
+#[tokio::test]
+async fn giving_up_stops_the_dial_and_leaves_nothing() {
+    let a = Peer::new(1).await;
+    let nobody = SecretKey::from_bytes(&[99; 32]).public();
+    let hole = EndpointAddr::new(nobody).with_ip_addr((Ipv4Addr::LOCALHOST, 9).into());
+    let quiet = a.moq.stats().tasks;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let (moq, addr) = (a.moq.clone(), hole.clone());
+        calls.spawn(async move { moq.connect(addr).await.map(drop) });
+    }
+    until("the dial", || a.moq.stats().tasks > quiet).await;
+    calls.shutdown().await;
+    // Long before it would fail by itself.
+    until("its end", || a.moq.stats().tasks == quiet).await;
+    assert_eq!(a.moq.stats().dials, 1);
+
+    // The same for who waits for what does not come.
+    let waits = async {
+        tokio::select! {
+            _ = a.moq.own().subscribe(nobody, "never") => {}
+            _ = a.moq.connect(hole.clone()) => {}
+        }
+    };
+    let given_up = tokio::time::timeout(Duration::from_millis(100), waits).await;
+    assert!(given_up.is_err());
+    until("its end", || a.moq.stats().tasks == quiet).await;
+}
+
+#[tokio::test]
+async fn how_it_ended_can_be_asked_later() {
+    let (a, b) = Peer::pair().await;
+    let session = within("a session", a.moq.connect(b.addr())).await.unwrap();
+    assert_eq!(a.moq.own().ended(b.id()), None);
+    until("the session there", || {
+        b.moq.own().session(a.id()).is_some()
+    })
+    .await;
+    b.moq.own().disconnect(a.id(), 4242, "because");
+    let error = within("the end", session.closed()).await;
+    assert_eq!((error.code, error.reason.as_str()), (4242, "because"));
+    let again = within("asked again", session.closed()).await;
+    assert_eq!(again, error);
+    assert_eq!(a.moq.own().ended(b.id()), Some(error));
+    until("the other side knows as well", || {
+        let ended = b.moq.own().ended(a.id());
+        ended.is_some_and(|error| (error.code, error.cause) == (4242, Cause::Local))
+    })
+    .await;
+    within("a session again", a.moq.connect(b.addr()))
+        .await
+        .unwrap();
+    assert_eq!(a.moq.own().ended(b.id()), None);
+}
+
+#[tokio::test]
+async fn a_slow_listener_is_told_how_many_it_missed() {
+    let (a, b) = Peer::pair().await;
+    let mut incoming = b.moq.incoming_sessions();
+    let total = limits::INCOMING_CAP + 6;
+    for round in 0..total {
+        let session = within("a session", a.moq.connect(b.addr())).await.unwrap();
+        until("the session there", || {
+            b.moq.own().session(a.id()).is_some()
+        })
+        .await;
+        session.close(close::NORMAL, &round.to_string());
+        until("its end there", || b.moq.own().session(a.id()).is_none()).await;
+    }
+    let mut told = 0;
+    while tokio::time::timeout(Duration::from_millis(200), incoming.next())
+        .await
+        .is_ok_and(|next| next.is_some())
+    {
+        told += 1;
+    }
+    assert_eq!((told, incoming.skipped()), (limits::INCOMING_CAP, 6));
+}
+
+#[tokio::test]
+async fn a_room_may_decide_about_those_who_know_its_key() {
+    let (a, b) = Peer::pair().await;
+    let ours = a.moq.open_scope(KEY).unwrap();
+    let theirs = b.moq.open_scope_with(KEY, Accept::Manual).unwrap();
+    theirs.publish("secret", &Broadcast::new()).unwrap();
+    let mut incoming = theirs.incoming_sessions();
+    let mut announced = ours.announced();
+    for welcome in [false, true] {
+        let dial = tokio::spawn({
+            let (ours, addr) = (ours.clone(), b.addr());
+            async move { ours.connect(addr).await }
+        });
+        let session = within("an incoming session", incoming.next())
+            .await
+            .unwrap();
+        let nothing = tokio::time::timeout(Duration::from_millis(100), announced.next());
+        assert!(nothing.await.is_err(), "announced while undecided");
+        if welcome {
+            within("acceptance", session.accept()).await.unwrap();
+        } else {
+            assert!(session.reject());
+        }
+        assert_eq!(within("the dial", dial).await.unwrap().is_ok(), welcome);
+    }
+    let announce = within("the broadcast", announced.next()).await.unwrap();
+    assert_eq!(announce.name, "secret");
+    // One more stays undecided; the scope's end is its end.
+    let c = Peer::new(3).await;
+    let other = c.moq.open_scope(KEY).unwrap();
+    let addr = b.addr();
+    let dial = tokio::spawn(async move { other.connect(addr).await.map(drop) });
+    let _undecided = within("an incoming session", incoming.next()).await;
+    theirs.close(close::LEAVING, "bye").await;
+    let error = within("refusal", dial).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), "SESSION_CLOSED");
+    assert!(within("the end", incoming.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn shutdown_leaves_nothing_running() {
+    let (a, b) = Peer::pair().await;
+    let (ours, theirs) = (
+        a.moq.open_scope(KEY).unwrap(),
+        b.moq.open_scope(KEY).unwrap(),
+    );
+    let broadcast = Broadcast::new();
+    let mut track = broadcast.track("t", TrackConfig::default()).unwrap();
+    for scope in [&ours, a.moq.own()] {
+        scope.publish("b", &broadcast).unwrap();
+    }
+    let session = within("a session", ours.connect(b.addr())).await.unwrap();
+    within("a session", a.moq.connect(b.addr())).await.unwrap();
+    let remote = within("b", theirs.subscribe(a.id(), "b")).await.unwrap();
+    let mut reader = within("track", remote.track("t", HISTORY)).await.unwrap();
+    track.write(bytes("one"), None).unwrap();
+    assert_eq!(text(&mut reader).await, "one");
+    assert!(a.moq.stats().tasks > 0 && a.moq.stats().streams > 0);
+    // A closed scope alone takes its tasks with it, though handles are left.
+    theirs.close(close::LEAVING, "bye").await;
+    assert_eq!(within("the end", session.closed()).await.reason, "bye");
+    for peer in [&a, &b] {
+        within("shutdown", peer.moq.shutdown()).await;
+        within("shutdown twice", peer.moq.shutdown()).await;
+    }
+    drop((ours, theirs, remote, reader, track, broadcast));
+    for peer in [&a, &b] {
+        until("nothing is left", || {
+            let stats = peer.moq.stats();
+            (stats.tasks, stats.streams, stats.sessions) == (0, 0, 0)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

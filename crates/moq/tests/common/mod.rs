@@ -6,7 +6,7 @@ use std::{future::Future, net::Ipv4Addr, time::Duration};
 use bytes::Bytes;
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey,
-    endpoint::{QuicTransportConfig, presets},
+    endpoint::{QuicTransportConfig, QuicTransportConfigBuilder, VarInt, presets},
     protocol::Router,
 };
 use iroh_rooms_moq::{ALPNS, Config, Frame, Moq, TrackOptions, TrackReader};
@@ -38,6 +38,29 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     .await;
 }
 
+fn transport() -> QuicTransportConfigBuilder {
+    QuicTransportConfig::builder().keep_alive_interval(Duration::from_secs(1))
+}
+
+/// An endpoint on the loopback alone.
+pub async fn endpoint(seed: u8) -> Endpoint {
+    bind(seed, RelayMode::Disabled, transport()).await
+}
+
+async fn bind(seed: u8, relays: RelayMode, transport: QuicTransportConfigBuilder) -> Endpoint {
+    let direct = matches!(relays, RelayMode::Disabled);
+    let mut builder = Endpoint::builder(presets::Minimal)
+        .secret_key(SecretKey::from_bytes(&[seed; 32]))
+        .relay_mode(relays)
+        .transport_config(transport.build())
+        .clear_ip_transports();
+    if direct {
+        // No relay: addresses of the loopback only.
+        builder = builder.bind_addr((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    }
+    builder.bind().await.unwrap()
+}
+
 pub struct Peer {
     pub endpoint: Endpoint,
     pub moq: Moq,
@@ -53,26 +76,37 @@ impl Peer {
         Self::with_alpns(seed, config, relays, &ALPNS).await
     }
 
+    /// One whose connections take little at once.
+    pub async fn narrow(seed: u8) -> Self {
+        let transport = transport()
+            .receive_window(VarInt::from_u32(128 * 1024))
+            .send_window(128 * 1024);
+        Self::build(
+            seed,
+            Config::default(),
+            RelayMode::Disabled,
+            &ALPNS,
+            transport,
+        )
+        .await
+    }
+
     pub async fn with_alpns(seed: u8, config: Config, relays: RelayMode, alpns: &[&[u8]]) -> Self {
+        Self::build(seed, config, relays, alpns, transport()).await
+    }
+
+    async fn build(
+        seed: u8,
+        config: Config,
+        relays: RelayMode,
+        alpns: &[&[u8]],
+        transport: QuicTransportConfigBuilder,
+    ) -> Self {
         let _again = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let direct = matches!(relays, RelayMode::Disabled);
-        let mut builder = Endpoint::builder(presets::Minimal)
-            .secret_key(SecretKey::from_bytes(&[seed; 32]))
-            .relay_mode(relays)
-            .transport_config(
-                QuicTransportConfig::builder()
-                    .keep_alive_interval(Duration::from_secs(1))
-                    .build(),
-            )
-            .clear_ip_transports();
-        if direct {
-            // No relay: addresses of the loopback only.
-            builder = builder.bind_addr((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        }
-        let endpoint = builder.bind().await.unwrap();
+        let endpoint = bind(seed, relays, transport).await;
         let moq = Moq::with_config(endpoint.clone(), config);
         let mut router = Router::builder(endpoint.clone());
         for alpn in alpns {

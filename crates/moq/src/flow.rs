@@ -1,0 +1,177 @@
+//! How much of what a track wrote is still under way to its readers.
+//!
+//! moq-net takes whatever is written and sends it as fast as the connections allow. What it does
+//! show is whether anybody holds a group: a session takes each new group as soon as it runs, and
+//! lets go of it when the peer has acknowledged the last byte, or when the group is given up.
+
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use moq_net::group;
+use n0_future::time::{self, Instant};
+
+/// Whole groups under way at which a writer should wait.
+pub const MAX_UNDER_WAY_GROUPS: usize = 256;
+/// Bytes of whole groups under way at which a writer should wait.
+pub const MAX_UNDER_WAY_BYTES: u64 = 2 * 1024 * 1024;
+/// How long a writer waits for readers that take nothing at all; then what is under way counts no
+/// longer, and they keep what the maximum age of the track leaves them.
+pub const READY_PATIENCE: Duration = Duration::from_secs(2);
+/// The same for the end of a track, which is told when its last groups have been taken.
+pub const END_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a session that runs may take to notice a new group. One that does not want the group
+/// never takes it.
+const NOTICE: Duration = Duration::from_millis(50);
+/// Groups that are remembered when the writer does not wait; the oldest are forgotten beyond.
+const REMEMBERED: usize = 2 * MAX_UNDER_WAY_GROUPS;
+
+/// The groups of one track that readers may still be taking.
+#[derive(Default)]
+pub(crate) struct Flow(Mutex<UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
+    groups: VecDeque<Written>,
+    bytes: u64,
+    /// Groups that have been taken or forgotten since the start.
+    taken: u64,
+}
+
+struct Written {
+    group: group::Producer,
+    bytes: u64,
+    at: Instant,
+    /// A reader was seen to hold it.
+    noticed: bool,
+}
+
+impl Written {
+    fn is_taken(&mut self, now: Instant) -> bool {
+        self.noticed |= ready_now(self.group.used());
+        ready_now(self.group.unused()) && (self.noticed || now.duration_since(self.at) >= NOTICE)
+    }
+}
+
+impl UnderWay {
+    fn pop(&mut self) {
+        if let Some(written) = self.groups.pop_front() {
+            self.forget(&written);
+        }
+    }
+
+    fn forget(&mut self, written: &Written) {
+        self.bytes -= written.bytes;
+        self.taken += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.groups.len() >= MAX_UNDER_WAY_GROUPS || self.bytes >= MAX_UNDER_WAY_BYTES
+    }
+
+    /// Forgets what was taken.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        for mut written in std::mem::take(&mut self.groups) {
+            if written.is_taken(now) {
+                self.forget(&written);
+            } else {
+                self.groups.push_back(written);
+            }
+        }
+    }
+}
+
+impl Flow {
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A whole group was written.
+    pub(crate) fn wrote(&self, group: group::Producer, bytes: u64) {
+        let mut under_way = self.lock();
+        let at = Instant::now();
+        while let Some(oldest) = under_way.groups.front_mut()
+            && oldest.is_taken(at)
+        {
+            under_way.pop();
+        }
+        if under_way.groups.len() >= REMEMBERED {
+            under_way.pop();
+        }
+        under_way.bytes += bytes;
+        under_way.groups.push_back(Written {
+            group,
+            bytes,
+            at,
+            noticed: false,
+        });
+    }
+
+    /// Whether the writer should wait.
+    pub(crate) fn is_full(&self) -> bool {
+        let mut under_way = self.lock();
+        if under_way.is_full() {
+            under_way.sweep();
+        }
+        under_way.is_full()
+    }
+
+    /// Waits until the writer should go on. When too much was under way, about half of it is gone
+    /// then, so that a writer that waits each time does not look through all of it each time.
+    pub(crate) async fn ready(&self) {
+        while self.is_full() {
+            let (middle, taken) = {
+                let under_way = self.lock();
+                // Newest first or oldest first: when the middle is gone, half is.
+                let middle = under_way.groups.get(under_way.groups.len() / 2);
+                (middle.map(|written| written.group.clone()), under_way.taken)
+            };
+            self.wait_for(middle, taken, READY_PATIENCE).await;
+        }
+    }
+
+    /// Waits until nothing is under way.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let (oldest, taken) = {
+                let mut under_way = self.lock();
+                under_way.sweep();
+                let oldest = under_way.groups.front();
+                (oldest.map(|written| written.group.clone()), under_way.taken)
+            };
+            if oldest.is_none() {
+                return;
+            }
+            self.wait_for(oldest, taken, END_PATIENCE).await;
+        }
+    }
+
+    /// Waits for one group, and forgets all if none was `taken` for too long.
+    async fn wait_for(&self, group: Option<group::Producer>, taken: u64, patience: Duration) {
+        let Some(group) = group else { return };
+        let gone = async {
+            let _never = time::timeout(NOTICE, group.used()).await;
+            let _closed = group.unused().await;
+        };
+        if time::timeout(patience, gone).await.is_err() {
+            let mut under_way = self.lock();
+            under_way.sweep();
+            if under_way.taken == taken {
+                while !under_way.groups.is_empty() {
+                    under_way.pop();
+                }
+            }
+        }
+    }
+}
+
+/// Whether a future is ready, without waiting for it.
+fn ready_now(future: impl Future) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    matches!(pin!(future).poll(&mut context), Poll::Ready(_))
+}
