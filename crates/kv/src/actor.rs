@@ -1,4 +1,4 @@
-//! [`Kv`] and its actor: a [`Store`] on a gossip topic.
+//! The actor of a [`Kv`]: a [`Store`] on a gossip topic.
 //!
 //! The life of a topic:
 //! 1. [`Kv::join`] subscribes to the topic and spawns the actor, which owns everything.
@@ -29,28 +29,24 @@ use iroh_gossip::{
 use n0_future::{
     StreamExt,
     boxed::BoxFuture,
-    task::spawn,
     time::{Duration, Instant, SystemTime, sleep, sleep_until, timeout},
 };
 use rand::{Rng, seq::SliceRandom};
-use thiserror::Error;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tracing::{debug, warn};
 
+#[cfg(doc)]
+use crate::Kv;
 use crate::{
-    Refused,
-    store::{Input, Lifetimes, Now, Output, Store, StoreError, StoreStats},
+    kv::{Config, Error, Event, PEERS_MAX, Reply, Request, Stats, Subscription},
+    store::{Input, Lifetimes, Now, Output, Store, StoreStats},
 };
 
-/// Requests of handles that wait for the actor; at the limit the caller waits.
-const INBOX_CAP: usize = 64;
 /// Events that a subscription may be behind; at the limit the oldest are dropped and
 /// [`Event::Lagged`] says how many.
 const EVENTS_CAP: usize = 1024;
 /// Calls that wait for gossip; at the limit the oldest fails with [`Error::Stalled`].
 const CALLS_CAP: usize = 64;
-/// Peers that are dialled to join a topic; surplus is left out.
-const PEERS_MAX: usize = 64;
 /// A call to gossip that takes longer has failed, and [`Event::Stalled`] is sent.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a new neighbour to telling it about others: time for it to hear of them first hand.
@@ -75,252 +71,14 @@ const ALARM_SLACK: Duration = Duration::from_millis(1);
 const REJOIN_DELAY_MIN: Duration = Duration::from_millis(250);
 /// The last one.
 const REJOIN_DELAY_MAX: Duration = Duration::from_secs(10);
+/// What gossip's frame of a message has beside the content, at least: two tags, a hash, the length
+/// and the number of hops.
+const FRAME_OVERHEAD: usize = 38;
 /// So many messages are read in one go: in a browser a flood must leave room for others.
 const MESSAGES_AT_ONCE: u32 = 64;
 
-/// How a [`Kv`] behaves. The defaults are those of the protocol.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Without a newer timestamp for this long a value expires. Default: 120 s.
-    pub expiry: Duration,
-    /// Without a newer timestamp for this long a value is no longer passed on to others, so that
-    /// newcomers do not see those who are gone. Default: 45 s.
-    pub repeat: Duration,
-    /// How often own values are signed again and the others' repeated to neighbours, give or
-    /// take a fifth. Default: 30 s.
-    pub anti_entropy: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            expiry: Duration::from_secs(120),
-            repeat: Duration::from_secs(45),
-            anti_entropy: Duration::from_secs(30),
-        }
-    }
-}
-
-/// What a [`Kv`] call can fail with.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The topic was left.
-    #[error("the topic was left")]
-    Closed,
-    /// Gossip did not take a call in time; it may hang.
-    #[error("gossip did not answer in time")]
-    Stalled,
-    /// Gossip refused to join the topic.
-    #[error("gossip could not join the topic: {0}")]
-    Gossip(String),
-    /// A key, a value or the number of own keys is over the limit.
-    #[error(transparent)]
-    TooLarge(StoreError),
-}
-
-impl Error {
-    /// The code of this error, as in the TypeScript API.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Closed => "CLOSED",
-            Self::Stalled => "TIMEOUT",
-            Self::Gossip(_) => "CONNECT_FAILED",
-            Self::TooLarge(_) => "TOO_LARGE",
-        }
-    }
-}
-
-/// What a [`Subscription`] tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Someone wrote a value. Comes for every strictly newer timestamp, also with the same
-    /// bytes: it is a sign of life. Comes with the same timestamp and other bytes if someone
-    /// signed two values at one time and the other one wins: that is none. Own values are not
-    /// reported.
-    Value {
-        /// Who wrote it.
-        scope: PublicKey,
-        /// Its key.
-        key: Bytes,
-        /// The value.
-        value: Bytes,
-        /// When it was written, in nanoseconds since 1970 by the writer's clock.
-        timestamp: u64,
-    },
-    /// A value was not written again in time, and is gone.
-    Expired {
-        /// Who wrote it.
-        scope: PublicKey,
-        /// Its key.
-        key: Bytes,
-    },
-    /// A peer is connected to this one in the topic.
-    NeighborUp(EndpointId),
-    /// It no longer is.
-    NeighborDown(EndpointId),
-    /// This subscription was too slow, and so many events are lost: subscribe again to see the
-    /// current values.
-    Lagged(u64),
-    /// Gossip did not take a call, or gave no sign of life, within 5 s: it may hang. Comes once
-    /// until a call succeeds. The cure is a new [`Gossip`], and [`Kv::join`] on it.
-    Stalled,
-    /// Gossip ended the topic, which is now joined again until that succeeds. All neighbours
-    /// were reported as down; with the first one that is up again, own values are sent anew.
-    Detached,
-}
-
-/// What a [`Kv`] has seen and holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Messages received from gossip.
-    pub received: u64,
-    /// Messages that changed something.
-    pub accepted: u64,
-    /// Messages that repeated what was known.
-    pub known: u64,
-    /// Messages refused, by reason.
-    pub refused: Refused,
-    /// Messages given to gossip.
-    pub sent: u64,
-    /// Scopes of others.
-    pub scopes: usize,
-    /// Values of others.
-    pub entries: usize,
-    /// Bytes held for others.
-    pub bytes: usize,
-    /// Expired values remembered.
-    pub tombstones: usize,
-    /// Times that gossip dropped messages because this actor was too slow.
-    pub lagged: u64,
-    /// Calls that gossip did not take in time.
-    pub stalled: u64,
-    /// Times that the topic was lost.
-    pub detached: u64,
-}
-
-/// A signed map on one gossip topic. Clones are handles of the same map; the topic is left when
-/// the last one is dropped.
-#[derive(Debug, Clone)]
-pub struct Kv {
-    inbox: mpsc::Sender<Request>,
-    scope: PublicKey,
-}
-
-#[derive(Debug)]
-enum Request {
-    Put(Bytes, Bytes, Reply<Result<(), Error>>),
-    JoinPeers(Vec<EndpointId>, Reply<Result<(), Error>>),
-    Subscribe(Reply<Subscription>),
-    Neighbors(Reply<Vec<EndpointId>>),
-    Stats(Reply<Stats>),
-    Close(Reply<()>),
-}
-
-type Reply<T> = oneshot::Sender<T>;
 /// Who waits for a call to gossip, if anyone does.
 type Waiter = Option<Reply<Result<(), Error>>>;
-
-impl Kv {
-    /// Joins `topic` as the scope that `secret` belongs to. Does not wait for neighbours.
-    pub async fn join(
-        gossip: &Gossip,
-        topic: TopicId,
-        secret: SecretKey,
-        bootstrap: Vec<EndpointId>,
-        config: Config,
-    ) -> Result<Self, Error> {
-        let scope = secret.public();
-        let bootstrap: BTreeSet<_> = bootstrap.into_iter().take(PEERS_MAX).collect();
-        let peers = bootstrap.iter().copied().collect();
-        let link = subscribe(gossip.clone(), topic, peers).await?;
-        let (inbox, requests) = mpsc::channel(INBOX_CAP);
-        let actor = Actor::new(gossip.clone(), topic, secret, bootstrap, config);
-        spawn(actor.run(link, requests));
-        Ok(Self { inbox, scope })
-    }
-
-    /// The scope that this one writes to.
-    pub fn scope(&self) -> PublicKey {
-        self.scope
-    }
-
-    /// Writes a value and sends it to the whole topic. Returns when gossip has it; without
-    /// neighbours it is sent when there is one.
-    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
-        let (key, value) = (key.into(), value.into());
-        self.ask(|reply| Request::Put(key, value, reply)).await?
-    }
-
-    /// The neighbours and values that there are, and then what changes.
-    pub async fn subscribe(&self) -> Result<Subscription, Error> {
-        self.ask(Request::Subscribe).await
-    }
-
-    /// Connects to these peers in the topic. At most 64 at a time.
-    pub async fn join_peers(&self, peers: Vec<EndpointId>) -> Result<(), Error> {
-        self.ask(|reply| Request::JoinPeers(peers, reply)).await?
-    }
-
-    /// The peers connected to this one in the topic.
-    pub async fn neighbors(&self) -> Result<Vec<EndpointId>, Error> {
-        self.ask(Request::Neighbors).await
-    }
-
-    /// What was seen and is held.
-    pub async fn stats(&self) -> Result<Stats, Error> {
-        self.ask(Request::Stats).await
-    }
-
-    /// Leaves the topic. What was put before is sent first.
-    pub async fn close(&self) {
-        // Already closed is closed.
-        self.ask(Request::Close).await.ok();
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.inbox.send(request(reply)).await;
-        sent.map_err(|_| Error::Closed)?;
-        answer.await.map_err(|_| Error::Closed)
-    }
-}
-
-/// Events of a [`Kv`], from [`Kv::subscribe`].
-#[derive(Debug)]
-pub struct Subscription {
-    /// What there was at the start: at most what the store may hold.
-    current: VecDeque<Event>,
-    changes: broadcast::Receiver<Event>,
-}
-
-impl Subscription {
-    /// The next event, or `None` when the topic was left. Cancel safe.
-    pub async fn recv(&mut self) -> Option<Event> {
-        if let Some(event) = self.current.pop_front() {
-            return Some(event);
-        }
-        match self.changes.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Event::Lagged(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
-        }
-    }
-
-    /// The next event if there is one already.
-    pub fn try_recv(&mut self) -> Option<Event> {
-        if let Some(event) = self.current.pop_front() {
-            return Some(event);
-        }
-        match self.changes.try_recv() {
-            Ok(event) => Some(event),
-            Err(broadcast::error::TryRecvError::Lagged(missed)) => Some(Event::Lagged(missed)),
-            Err(_) => None,
-        }
-    }
-}
 
 /// What gossip is asked to do.
 #[derive(Debug)]
@@ -340,7 +98,7 @@ enum Done {
     Probed(Instant, Result<(), Error>),
 }
 
-struct Actor {
+pub(crate) struct Actor {
     gossip: Gossip,
     topic: TopicId,
     config: Config,
@@ -377,7 +135,7 @@ struct Actor {
 }
 
 impl Actor {
-    fn new(
+    pub(crate) fn new(
         gossip: Gossip,
         topic: TopicId,
         secret: SecretKey,
@@ -423,7 +181,7 @@ impl Actor {
         actor
     }
 
-    async fn run(mut self, topic: GossipTopic, mut inbox: mpsc::Receiver<Request>) {
+    pub(crate) async fn run(mut self, topic: GossipTopic, mut inbox: mpsc::Receiver<Request>) {
         let (sender, receiver) = topic.split();
         self.sender = Some(sender);
         let mut receiver = Some(receiver);
@@ -569,7 +327,12 @@ impl Actor {
         self.rejoin_delay = REJOIN_DELAY_MIN;
         self.heard = Instant::now();
         match event {
-            GossipEvent::Received(message) => self.handle(Input::Received(&message.content)),
+            GossipEvent::Received(message) => {
+                if message.content.len() + FRAME_OVERHEAD >= self.gossip.max_message_size() {
+                    self.emit(Event::Poisoned(message.delivered_from));
+                }
+                self.handle(Input::Received(&message.content));
+            }
             GossipEvent::NeighborUp(peer) => {
                 self.neighbors.insert(peer);
                 self.remember([peer]);
@@ -789,7 +552,7 @@ impl Actor {
         self.stalled = self.stalled.saturating_add(1);
         if !self.hangs {
             self.hangs = true;
-            warn!("gossip did not take a call within {CALL_TIMEOUT:?}");
+            warn!("gossip hangs or is gone");
             self.emit(Event::Stalled);
         }
     }
@@ -807,9 +570,7 @@ impl Actor {
 
     fn on_join_failed(&mut self, error: &Error) {
         debug!(%error, "could not join the topic again");
-        if *error == Error::Stalled {
-            self.on_stalled();
-        }
+        self.on_stalled();
         self.rejoin_later();
     }
 
@@ -851,7 +612,8 @@ fn answer(reply: Waiter, result: Result<(), Error>) {
     }
 }
 
-async fn subscribe(
+/// Joins a topic, or fails in time.
+pub(crate) async fn subscribe(
     gossip: Gossip,
     topic: TopicId,
     peers: Vec<EndpointId>,
@@ -910,7 +672,10 @@ mod tests {
         protocol::Router,
     };
 
+    use n0_future::task::spawn;
+
     use super::*;
+    use crate::{Kv, kv::INBOX_CAP};
 
     const TOPIC: TopicId = TopicId::from_bytes([7; 32]);
 

@@ -16,9 +16,10 @@
 mod actor;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod kv;
 mod refusal;
 pub mod store;
 pub mod wire;
 
-pub use actor::{Config, Error, Event, Kv, Stats, Subscription};
+pub use kv::{Config, Error, Event, Kv, Stats, Subscription};
 pub use refusal::{Refusal, Refused};

@@ -188,7 +188,7 @@ impl Live {
         Stats {
             rooms: self.rooms().len(),
             sessions: moq.sessions,
-            refused: moq.refused,
+            refused: moq.refused + self.inner.gossip.refusals(),
             gossip_restarts: self.inner.gossip.restarts(),
         }
     }
@@ -222,7 +222,7 @@ impl Live {
         self.inner.status.send_replace(Status::Disconnected);
     }
 
-    pub(crate) fn gossip(&self) -> &GossipSlot {
+    pub(crate) fn gossip(&self) -> &Arc<GossipSlot> {
         &self.inner.gossip
     }
 

@@ -6,7 +6,7 @@ use iroh::{
     Endpoint, RelayMode, address_lookup::memory::MemoryLookup, endpoint::presets, protocol::Router,
 };
 use iroh_base::{EndpointId, SecretKey};
-use iroh_gossip::{ALPN, Gossip, TopicId};
+use iroh_gossip::{ALPN, Gossip, TopicId, net as gossip};
 use iroh_rooms_kv::{Config, Event, Kv, Subscription};
 use tokio::time::timeout;
 
@@ -27,6 +27,10 @@ pub struct Peer {
 
 impl Net {
     pub async fn peer(&self) -> Peer {
+        self.peer_with(Gossip::builder()).await
+    }
+
+    pub async fn peer_with(&self, gossip: gossip::Builder) -> Peer {
         let secret = SecretKey::generate();
         let endpoint = Endpoint::builder(presets::Minimal)
             .secret_key(secret.clone())
@@ -39,7 +43,7 @@ impl Net {
             .await
             .unwrap();
         self.lookup.add_endpoint_info(endpoint.addr());
-        let gossip = Gossip::builder().spawn(endpoint.clone());
+        let gossip = gossip.spawn(endpoint.clone());
         let router = Router::builder(endpoint)
             .accept(ALPN, gossip.clone())
             .spawn();

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use crate::net::{Net, Peer, TOPIC, soon, until, value, values};
 use bytes::Bytes;
 use iroh_base::SecretKey;
-use iroh_gossip::api::{GossipSender, GossipTopic};
+use iroh_gossip::{
+    Gossip,
+    api::{GossipSender, GossipTopic},
+};
 use iroh_rooms_kv::{
     Config, Error, Event, Kv, Stats,
     store::{KEYS_MAX, SCOPES_MAX},
@@ -409,6 +412,45 @@ async fn when_gossip_ends_the_owner_is_told_and_nothing_hangs() {
     soon(kv.close()).await;
     assert_eq!(kv.stats().await, Err(Error::Closed));
     until(&mut others, |event| matches!(event, Event::NeighborDown(_))).await;
+}
+
+/// What gossip does with a frame of its own limit: it reads it, and ends in silence the links to
+/// those whom it was to pass it on to. What is for them fills a queue, and then everything waits.
+#[tokio::test]
+async fn a_message_of_gossips_limit_is_told_before_gossip_hangs() {
+    let net = Net::default();
+    let (alice, friend) = (net.peer().await, net.peer().await);
+    let kv = alice.kv(&[]).await;
+    let friends = friend.kv(&[&alice]).await;
+    let mut heard = friends.subscribe().await.unwrap();
+    kv.put("key", "before").await.unwrap();
+    value(&mut heard, &alice, "key", "before").await;
+
+    let stranger = net
+        .peer_with(Gossip::builder().max_message_size(8192))
+        .await;
+    let joining = stranger.gossip.subscribe_and_join(TOPIC, vec![alice.id()]);
+    let (sender, _receiver) = soon(joining).await.unwrap().split();
+    let mut events = kv.subscribe().await.unwrap();
+    for content in [4057, 4058] {
+        say(&sender, vec![0xff; content]).await;
+    }
+    // Of the first alone nothing is told, and nothing needs to be.
+    let told = until(&mut events, |event| matches!(event, Event::Poisoned(_))).await;
+    assert_eq!(told, Event::Poisoned(stranger.id()));
+    assert_eq!(kv.stats().await.unwrap().refused.oversize, 2);
+
+    // Without a new instance, which is for the owner to make:
+    let mut taken = 0;
+    let stuck = loop {
+        match kv.put("key", "value").await {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 1000);
+    };
+    assert_eq!(stuck, Error::Stalled);
+    until(&mut events, |event| *event == Event::Stalled).await;
 }
 
 /// Gossip on a runtime of its own that stands still, as gossip does when it is frozen.

@@ -268,6 +268,7 @@ impl Actor {
                 event = next_event(&mut presence) => match event {
                     Some(kv::Event::Lagged(_)) => presence = self.kv.subscribe().await.ok(),
                     Some(kv::Event::Stalled) => self.live.gossip().restart(),
+                    Some(kv::Event::Poisoned(peer)) => self.live.gossip().poisoned_by(peer),
                     Some(event) => self.presence(event),
                     None => presence = None,
                 },

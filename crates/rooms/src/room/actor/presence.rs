@@ -1,8 +1,8 @@
 //! The topic: what this peer says of itself, what others say, and who is a neighbour.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use iroh::EndpointId;
+use iroh::{EndpointId, RelayUrl};
 use iroh_rooms_kv as kv;
 use iroh_rooms_moq::close;
 use n0_future::time::Instant;
@@ -24,6 +24,10 @@ const PEER_STATE_EVERY: u32 = 3;
 const DIAL_GRACE: Duration = Duration::from_millis(1500);
 /// Peers whose last value's time is remembered; those who are gone are forgotten first.
 const MAX_LAST_VALUES: usize = 4096;
+/// Relays that peers may name, all together. Each one that is dialled there has us connect to it, so
+/// whoever enters could otherwise send us to ever more hosts; a peer that names one more is looked for
+/// at our own relay.
+const MAX_RELAYS: usize = 8;
 /// Peers asked at once when neighbours are lost.
 const REJOIN_PEERS: usize = 8;
 /// How long a peer with sessions may be without a neighbour before gossip is started anew.
@@ -94,18 +98,15 @@ impl Actor {
                 if scope == self.me {
                     return;
                 }
-                let relay = state.relay();
-                self.live.learn(scope, relay.clone());
-                match relay {
-                    Some(relay) => self.relays.insert(scope, relay),
-                    None => self.relays.remove(&scope),
-                };
                 let wall_ms = wall_micros() / 1000;
                 self.feed(Input::Presence {
                     peer: scope,
                     state: &state,
                     wall_ms,
                 });
+                if self.roster.get(&scope).is_some() {
+                    self.learn_relay(scope, state.relay());
+                }
             }
             kv::Event::NeighborUp(peer) => {
                 self.neighbors.insert(peer);
@@ -117,6 +118,16 @@ impl Actor {
             // Values of other keys are for other readers, and who is silent is the roster's to say.
             _ => {}
         }
+    }
+
+    fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
+        let known: BTreeSet<&RelayUrl> = self.relays.values().collect();
+        let relay = relay.filter(|relay| known.contains(relay) || known.len() < MAX_RELAYS);
+        self.live.learn(peer, relay.clone());
+        match relay {
+            Some(relay) => self.relays.insert(peer, relay),
+            None => self.relays.remove(&peer),
+        };
     }
 
     /// Joins the topic once more, with everyone known to begin with.

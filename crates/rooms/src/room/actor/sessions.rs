@@ -96,7 +96,12 @@ impl Actor {
             .dials
             .iter()
             .filter(|(_, dial)| dial.running.is_none() && dial.due.is_some_and(|due| due <= now))
-            .min_by_key(|(_, dial)| dial.due)
+            // First those who are known to exist: in a crowd of invented peers the others would wait
+            // for minutes.
+            .min_by_key(|(peer, dial)| {
+                let unseen = !self.neighbors.contains(*peer);
+                (unseen, dial.failures > 0, dial.due)
+            })
             .map(|(peer, _)| *peer);
         let Some(peer) = peer else { return };
         let Some(dial) = self.dials.get_mut(&peer) else {

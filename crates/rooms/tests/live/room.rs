@@ -1,131 +1,17 @@
-//! Rooms over a real relay on this machine.
+//! Rooms on a good day.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use iroh::{EndpointId, RelayUrl};
-use iroh_relay::server::{RelayConfig, Server, ServerConfig};
+use iroh::RelayUrl;
 use iroh_rooms::{
-    ChatPublisher, Event, Live, Peer, Relays, Room, RoomEvents, RoomTicket,
+    ChatPublisher, Event, Live, Relays, Room, RoomTicket,
     event::{EndReason, LeftReason, Status},
     moq::{Broadcast, TrackConfig, TrackOptions},
-    room,
 };
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-/// Long enough for a loaded machine, short enough to say that something hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Relay {
-    server: Server,
-    addr: SocketAddr,
-}
-
-impl Relay {
-    async fn start(addr: SocketAddr) -> Self {
-        let mut config = ServerConfig::default();
-        config.relay = Some(RelayConfig::new(addr));
-        let server = Server::spawn(config).await.expect("the relay starts");
-        let addr = server.http_addr().expect("HTTP is on");
-        Self { server, addr }
-    }
-
-    async fn on_free_port() -> Self {
-        Self::start(([127, 0, 0, 1], 0).into()).await
-    }
-
-    fn url(&self) -> RelayUrl {
-        format!("http://{}", self.addr).parse().expect("a URL")
-    }
-
-    async fn stop(self) -> SocketAddr {
-        self.server.shutdown().await.expect("the relay stops");
-        self.addr
-    }
-
-    async fn live(&self) -> Live {
-        let relays = Relays::Custom(vec![self.url()]);
-        Live::builder()
-            .relays(relays)
-            .spawn()
-            .await
-            .expect("the relay answers")
-    }
-}
-
-async fn enter(live: &Live, ticket: &RoomTicket, name: &str) -> Room {
-    let options = room::Options {
-        display_name: Some(name.into()),
-        ..Default::default()
-    };
-    Room::open(live, ticket.clone(), options)
-        .await
-        .expect("the room opens")
-}
-
-/// Two peers in one room, each with its endpoint.
-async fn pair(relay: &Relay) -> ([Live; 2], Room, Room) {
-    let (a, b) = (relay.live().await, relay.live().await);
-    let room_a = enter(&a, &RoomTicket::generate(), "Ada").await;
-    let room_b = enter(&b, &room_a.ticket().await.expect("open"), "Bo").await;
-    ([a, b], room_a, room_b)
-}
-
-/// Reads events until one fits.
-async fn until<T>(events: &mut impl Cursor, mut fits: impl FnMut(&Event) -> Option<T>) -> T {
-    let mut seen = Vec::new();
-    let found = timeout(PATIENCE, async {
-        loop {
-            let event = events.next().await.expect("the room is open");
-            if let Some(found) = fits(&event) {
-                return found;
-            }
-            seen.push(event);
-        }
-    });
-    let found = found.await;
-    found.unwrap_or_else(|_| panic!("not in time; seen: {seen:#?}"))
-}
-
-trait Cursor {
-    async fn next(&mut self) -> Option<Event>;
-}
-
-impl Cursor for Room {
-    async fn next(&mut self) -> Option<Event> {
-        self.recv().await
-    }
-}
-
-impl Cursor for RoomEvents {
-    async fn next(&mut self) -> Option<Event> {
-        self.recv().await
-    }
-}
-
-fn joined(event: &Event) -> Option<Peer> {
-    match event {
-        Event::PeerJoined { peer } => Some(peer.clone()),
-        _ => None,
-    }
-}
-
-fn left(event: &Event) -> Option<(EndpointId, LeftReason)> {
-    match event {
-        Event::PeerLeft { peer, reason } => Some((peer.id, *reason)),
-        _ => None,
-    }
-}
-
-fn said(event: &Event) -> Option<(String, String)> {
-    match event {
-        Event::ChatMessage(message) => Some((
-            message.peer.display_name.clone().unwrap_or_default(),
-            message.text.clone(),
-        )),
-        _ => None,
-    }
-}
+use crate::net::{PATIENCE, Relay, enter, joined, left, pair, said, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_meet_by_a_ticket_chat_and_part() {

@@ -1,0 +1,6 @@
+//! Rooms over a real relay on this machine.
+
+mod hostile;
+mod net;
+mod room;
+mod soak;
