@@ -1,3 +1,4 @@
+import type { Tuning } from '../worker/protocol.js'
 import { RoomsError } from './errors.js'
 import type { LiveListeners } from './events.js'
 import { Emitter, type Off, type SignalOptions } from './internal/emitter.js'
@@ -30,6 +31,8 @@ export interface LiveOptions extends SignalOptions {
   readonly wasm?: string | URL | BufferSource | WebAssembly.Module
   /** About `live.moq`: whether sessions of others are accepted by themselves. Default `'all'`. */
   readonly moq?: { readonly accept?: 'all' | 'manual' }
+  /** @internal For the benchmark: switches off what makes it fast. */
+  readonly tuning?: Tuning
 }
 
 /** How a `Live` ended: `error` when its Worker crashed. */
@@ -76,6 +79,7 @@ export class Live implements AsyncDisposable {
           options: {
             relays,
             moqAccept: options.moq?.accept ?? 'all',
+            ...(options.tuning ? { tuning: options.tuning } : {}),
             ...(identity.secretKey ? { secretKey: identity.secretKey } : {}),
           },
         },

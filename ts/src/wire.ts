@@ -125,6 +125,12 @@ export interface LiveStats {
   readonly ports: number
   /** Calls that the core works on. */
   readonly calls: number
+  /**
+   * Where the time of a start goes: when what happened for the first time, in ms from the start of
+   * the core in its Worker. `bound`, `relay`, and of the rooms `topic`, `neighbor`, `peer`, `dial`,
+   * `session`, `broadcast`, `message`; what has not happened is missing.
+   */
+  readonly firstMs: Readonly<Record<string, number>>
 }
 
 /** The part of {@link LiveStats} that the core counts itself. */

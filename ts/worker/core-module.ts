@@ -40,6 +40,19 @@ export interface CoreOptions {
   relays: 'n0' | string[]
   secretKey?: Uint8Array
   moqAccept: 'all' | 'manual'
+  tuning?: Tuning
+}
+
+/** What makes it fast, each to be switched off by the benchmark; default: all on. */
+export interface Tuning {
+  /** ChaCha20 before AES. */
+  readonly cipher?: boolean
+  /** Packets before the peer acknowledges, 0 for QUIC's own rule. */
+  readonly acks?: number
+  /** Ten packets in one message of the relay's WebSocket. */
+  readonly batching?: boolean
+  /** The start waits for the relay, not for the report on the network. */
+  readonly early?: boolean
 }
 
 export interface RoomOptions {

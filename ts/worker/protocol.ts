@@ -20,9 +20,9 @@ import type {
   SessionStats,
   Status,
 } from '../src/wire.js'
-import type { CoreOptions, ReadOptions, RoomOptions } from './core-module.js'
+import type { CoreOptions, ReadOptions, RoomOptions, Tuning } from './core-module.js'
 
-export type { CoreOptions, ReadOptions, RoomOptions }
+export type { CoreOptions, ReadOptions, RoomOptions, Tuning }
 
 /** Names an object in the Worker. Chosen by the caller's side, never used twice. */
 export type Handle = number

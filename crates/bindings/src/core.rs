@@ -8,7 +8,7 @@ use std::{
 };
 
 use iroh::{EndpointAddr, SecretKey};
-use iroh_rooms::{Live, Relays, moq, room};
+use iroh_rooms::{Live, Relays, Tuning, moq, room};
 use js_sys::Promise;
 use n0_future::{task, time};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ struct CoreOptions {
     relays: RelayOption,
     secret_key: Option<Vec<u8>>,
     moq_accept: String,
+    #[serde(default)]
+    tuning: Tuning,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +108,10 @@ impl Core {
             "manual" => moq::Accept::Manual,
             _ => moq::Accept::All,
         };
-        let mut builder = Live::builder().relays(relays).accept(accept);
+        let mut builder = Live::builder()
+            .relays(relays)
+            .accept(accept)
+            .tuning(options.tuning);
         if let Some(key) = options.secret_key {
             let key: [u8; 32] = key
                 .try_into()

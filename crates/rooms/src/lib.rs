@@ -57,7 +57,7 @@ pub use self::{
     chat::ChatPublisher,
     error::Error,
     event::{ChatMessage, Event, Peer},
-    live::{Live, Relays},
+    live::{Live, Relays, Tuning},
     room::{Room, RoomEvents, RoomHandle},
     ticket::RoomTicket,
 };

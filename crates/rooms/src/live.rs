@@ -6,7 +6,8 @@
 //!    order, so that peers hear a goodbye instead of waiting for a timeout.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,16 +18,21 @@ use iroh::{
 };
 use iroh_gossip::{TopicId, net::GOSSIP_ALPN};
 use iroh_rooms_moq::{ALPNS, Accept, Config as MoqConfig, Moq};
-use n0_future::{StreamExt, task, time};
+use n0_future::{
+    StreamExt, task,
+    time::{self, Instant},
+};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{Error, RoomHandle, event::Status, gossip::GossipSlot, room::WeakRoom, transport};
 
-pub use crate::transport::Relays;
+pub use crate::transport::{Relays, Tuning};
 
 /// How long `spawn` waits for a relay.
 pub const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two early looks for a relay that is not there.
+const EARLY_RETRY: Duration = Duration::from_millis(500);
 
 /// Configures a [`Live`].
 #[derive(Debug)]
@@ -34,6 +40,7 @@ pub struct Builder {
     relays: Relays,
     secret_key: Option<SecretKey>,
     accept: Accept,
+    tuning: Tuning,
 }
 
 impl Builder {
@@ -55,16 +62,24 @@ impl Builder {
         self
     }
 
+    /// What makes it fast. Default: all of it.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+
     /// Starts it, and waits up to [`RELAY_TIMEOUT`] for a relay.
     pub async fn spawn(self) -> Result<Live, Error> {
+        let marks = Marks::new();
         let lookup = MemoryLookup::new();
         let secret_key = self
             .secret_key
             .unwrap_or_else(|| SecretKey::from_bytes(&rand::random()));
-        let endpoint = transport::endpoint(secret_key, &self.relays, lookup.clone())
+        let endpoint = transport::endpoint(secret_key, &self.relays, lookup.clone(), self.tuning)
             .bind()
             .await
             .map_err(|error| Error::Endpoint(format!("{error:#}")))?;
+        marks.set("bound");
         let gossip = Arc::new(GossipSlot::new(&endpoint));
         let moq = Moq::with_config(
             endpoint.clone(),
@@ -91,15 +106,18 @@ impl Builder {
                 status: status.clone(),
                 relays: self.relays,
                 rooms: Mutex::default(),
+                marks,
             }),
         };
         if live.inner.relays != Relays::Disabled {
-            task::spawn(watch_relay(live.inner.endpoint.clone(), status));
+            let early = live.only_relay().filter(|_| self.tuning.early).cloned();
+            task::spawn(watch_relay(live.inner.endpoint.clone(), early, status));
             if let Err(error) = live.wait_for_relay().await {
                 live.close().await;
                 return Err(error);
             }
         }
+        live.marks().set("relay");
         Ok(live)
     }
 }
@@ -120,6 +138,34 @@ struct Inner {
     status: watch::Sender<Status>,
     relays: Relays,
     rooms: Mutex<HashMap<TopicId, WeakRoom>>,
+    marks: Marks,
+}
+
+/// When what happened for the first time: where the time of a start goes.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    started: Instant,
+    first: Mutex<BTreeMap<&'static str, f64>>,
+}
+
+impl Marks {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            first: Mutex::default(),
+        }
+    }
+
+    /// Only the first time counts.
+    pub(crate) fn set(&self, what: &'static str) {
+        self.lock()
+            .entry(what)
+            .or_insert_with(|| self.started.elapsed().as_secs_f64() * 1000.0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, f64>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a [`Live`] counts.
@@ -135,6 +181,9 @@ pub struct Stats {
     pub refused: u64,
     /// Times that gossip hung or lost its way and was started anew.
     pub gossip_restarts: u64,
+    /// When what happened for the first time, in milliseconds since the start: `bound`, `relay`,
+    /// and of the rooms `topic`, `neighbor`, `peer`, `dial`, `session`, `broadcast`, `message`.
+    pub first_ms: BTreeMap<&'static str, f64>,
 }
 
 impl Live {
@@ -144,6 +193,7 @@ impl Live {
             relays: Relays::N0,
             secret_key: None,
             accept: Accept::All,
+            tuning: Tuning::default(),
         }
     }
 
@@ -159,7 +209,12 @@ impl Live {
 
     /// Where this endpoint can be dialled.
     pub fn addr(&self) -> EndpointAddr {
-        self.inner.endpoint.addr()
+        let addr = self.inner.endpoint.addr();
+        match self.only_relay() {
+            // iroh names it when its report on the network is there.
+            Some(relay) if addr.relay_urls().next().is_none() => addr.with_relay_url(relay.clone()),
+            _ => addr,
+        }
     }
 
     /// The relay through which this endpoint is reached.
@@ -190,6 +245,7 @@ impl Live {
             sessions: moq.sessions,
             refused: moq.refused + self.inner.gossip.refusals(),
             gossip_restarts: self.inner.gossip.restarts(),
+            first_ms: self.marks().lock().clone(),
         }
     }
 
@@ -220,6 +276,10 @@ impl Live {
         let _ = self.inner.router.shutdown().await;
         self.inner.endpoint.close().await;
         self.inner.status.send_replace(Status::Disconnected);
+    }
+
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.inner.marks
     }
 
     pub(crate) fn gossip(&self) -> &Arc<GossipSlot> {
@@ -275,6 +335,17 @@ impl Live {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The relay, if there is no choice.
+    fn only_relay(&self) -> Option<&RelayUrl> {
+        match &self.inner.relays {
+            Relays::Custom(urls) => match urls.as_slice() {
+                [url] => Some(url),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     async fn wait_for_relay(&self) -> Result<(), Error> {
         let mut status = self.inner.status.subscribe();
         let connected = status.wait_for(|status| *status == Status::Connected);
@@ -309,26 +380,62 @@ impl Live {
     }
 }
 
-/// Turns the relay's connection into the status, until the endpoint closes.
-async fn watch_relay(endpoint: Endpoint, status: watch::Sender<Status>) {
+/// Turns the relay's connection into the status, until the endpoint closes. With `early` that relay
+/// counts before iroh has chosen it.
+async fn watch_relay(endpoint: Endpoint, early: Option<RelayUrl>, status: watch::Sender<Status>) {
     let mut relays = endpoint.home_relay_status().stream();
     let closed = endpoint.closed();
+    let mut early = early.map(|relay| Box::pin(watch_early(endpoint, relay, status.clone())));
     let follow = async {
-        while let Some(relays) = relays.next().await {
+        loop {
+            let relays = tokio::select! {
+                relays = relays.next() => relays,
+                () = async {
+                    match &mut early {
+                        Some(early) => early.await,
+                        None => pending().await,
+                    }
+                } => None,
+            };
+            let Some(relays) = relays else { break };
             let up = relays.iter().any(|relay| relay.is_connected());
-            status.send_if_modified(|status| {
-                let next = match (*status, up) {
-                    (_, true) => Status::Connected,
-                    (Status::Connected, false) => Status::Reconnecting,
-                    (other, false) => other,
-                };
-                std::mem::replace(status, next) != next
-            });
+            if up || relays.iter().any(|relay| relay.last_error().is_some()) {
+                early = None;
+            }
+            if early.is_none() {
+                set_status(&status, up);
+            }
         }
     };
-    drop(endpoint);
     tokio::select! {
         () = follow => {}
         _ = closed => {}
     }
+}
+
+/// The same for one relay, until iroh has chosen it. Never ends by itself.
+async fn watch_early(endpoint: Endpoint, relay: RelayUrl, status: watch::Sender<Status>) {
+    loop {
+        if let Some(mut client) = transport::carries(&endpoint, &relay).await {
+            if *status.borrow() == Status::Reconnecting {
+                // iroh found no relay when it looked, and looks again only in 20 s.
+                endpoint.network_change().await;
+            }
+            set_status(&status, true);
+            while let Some(Ok(_)) = client.next().await {}
+            set_status(&status, false);
+        }
+        time::sleep(EARLY_RETRY).await;
+    }
+}
+
+fn set_status(status: &watch::Sender<Status>, up: bool) {
+    status.send_if_modified(|status| {
+        let next = match (*status, up) {
+            (_, true) => Status::Connected,
+            (Status::Connected, false) => Status::Reconnecting,
+            (other, false) => other,
+        };
+        std::mem::replace(status, next) != next
+    });
 }

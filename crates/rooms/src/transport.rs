@@ -2,6 +2,7 @@
 
 #[cfg(target_family = "wasm")]
 mod batching;
+mod early;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +15,20 @@ use iroh::{
     },
 };
 
+use serde::Deserialize;
+
+pub(crate) use self::early::carries;
+
 /// Streams that a peer may have open towards us, of each kind.
 const MAX_STREAMS: u32 = 1024;
 /// Keep-alive of connections and paths: a dead peer is noticed by its silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A connection survives this long without a packet, so that sessions outlive a relay's restart.
 const IDLE_TIMEOUT_MS: u32 = 30_000;
-/// Packets before the peer acknowledges. Each acknowledgement is one message on the relay's
-/// WebSocket, and messages are what a browser pays for.
+/// What a round trip is taken for until it is measured. A first packet that was lost, because the
+/// peer was not at the relay yet, is sent again after three of them.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// See [`Tuning::acks`].
 const ACK_AFTER_PACKETS: u32 = 100;
 
 /// Which relays an endpoint uses.
@@ -35,8 +42,40 @@ pub enum Relays {
     Disabled,
 }
 
+/// What makes it fast, each to be switched off, so that the benchmark can show what it is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Tuning {
+    /// In WebAssembly ChaCha20 before AES: there is no AES instruction there, and AES in software
+    /// halves the throughput.
+    pub cipher: bool,
+    /// Packets before the peer acknowledges, 0 for QUIC's own rule. Each acknowledgement is one
+    /// message on the relay's WebSocket, and messages are what a browser pays for.
+    pub acks: u32,
+    /// In WebAssembly ten packets in one message of the relay's WebSocket.
+    pub batching: bool,
+    /// With one relay the start waits for that relay, not for the report on the network.
+    pub early: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            cipher: true,
+            acks: ACK_AFTER_PACKETS,
+            batching: true,
+            early: true,
+        }
+    }
+}
+
 /// A builder for an endpoint of this library.
-pub(crate) fn endpoint(secret_key: SecretKey, relays: &Relays, lookup: MemoryLookup) -> Builder {
+pub(crate) fn endpoint(
+    secret_key: SecretKey,
+    relays: &Relays,
+    lookup: MemoryLookup,
+    tuning: Tuning,
+) -> Builder {
     let builder = match relays {
         Relays::N0 => Endpoint::builder(presets::N0),
         Relays::Custom(urls) => private(Endpoint::builder(presets::Minimal))
@@ -46,11 +85,15 @@ pub(crate) fn endpoint(secret_key: SecretKey, relays: &Relays, lookup: MemoryLoo
         }
     };
     #[cfg(target_family = "wasm")]
-    let builder = builder.add_custom_transport(Arc::new(batching::Batching));
+    let builder = if tuning.batching {
+        builder.add_custom_transport(Arc::new(batching::Batching))
+    } else {
+        builder
+    };
     builder
         .secret_key(secret_key)
-        .crypto_provider(Arc::new(crypto_provider()))
-        .transport_config(transport_config())
+        .crypto_provider(Arc::new(crypto_provider(tuning)))
+        .transport_config(transport_config(tuning))
         .address_lookup(lookup)
 }
 
@@ -74,11 +117,10 @@ fn private(builder: Builder) -> Builder {
         .net_report_config(report)
 }
 
-/// Ring, with ChaCha20 first in WebAssembly: there is no AES instruction there, and AES in
-/// software halves the throughput.
-fn crypto_provider() -> rustls::crypto::CryptoProvider {
+/// Ring, see [`Tuning::cipher`].
+fn crypto_provider(tuning: Tuning) -> rustls::crypto::CryptoProvider {
     let mut provider = rustls::crypto::ring::default_provider();
-    if cfg!(target_family = "wasm") {
+    if cfg!(target_family = "wasm") && tuning.cipher {
         provider.cipher_suites.sort_by_key(|suite| {
             suite.suite() != rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
         });
@@ -86,15 +128,19 @@ fn crypto_provider() -> rustls::crypto::CryptoProvider {
     provider
 }
 
-fn transport_config() -> QuicTransportConfig {
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER_PACKETS));
+fn transport_config(tuning: Tuning) -> QuicTransportConfig {
+    let acks = (tuning.acks > 0).then(|| {
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(VarInt::from_u32(tuning.acks));
+        acks
+    });
     QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
+        .initial_rtt(INITIAL_RTT)
         .keep_alive_interval(KEEP_ALIVE)
         .default_path_keep_alive_interval(KEEP_ALIVE)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
-        .ack_frequency_config(Some(acks))
+        .ack_frequency_config(acks)
         .build()
 }

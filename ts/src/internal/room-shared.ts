@@ -152,9 +152,10 @@ export class RoomShared {
   }
 }
 
-/** Makes the public event of what came over the boundary. */
-export function eventMapper(link: Link, room: Handle): (wire: WireEvent) => RoomEvent {
-  return (wire) => {
+/** Makes the public event of the JSON that came over the boundary. */
+export function eventMapper(link: Link, room: Handle): (json: string) => RoomEvent {
+  return (json) => {
+    const wire = JSON.parse(json) as WireEvent
     if ('peer' in wire) freeze(wire.peer)
     if (wire.type !== 'broadcast-subscribed') return Object.freeze(wire)
     const { type, peer, name } = wire

@@ -114,6 +114,17 @@ export class FakeStream implements StreamHandle {
   }
 }
 
+/** Room events cross as JSON. */
+class EventStream extends FakeStream {
+  override async nextBatch(
+    maxItems: number,
+    maxBytes: number,
+  ): Promise<{ items: unknown[]; done: boolean }> {
+    const { items, done } = await super.nextBatch(maxItems, maxBytes)
+    return { items: items.map((item) => JSON.stringify(item)), done }
+  }
+}
+
 class FakeGroup implements GroupHandle {
   readonly #track: FakeTrack
   readonly #sequence: number
@@ -399,7 +410,7 @@ class FakeRoom implements RoomHandle {
   }
 
   events(): StreamHandle {
-    const stream = new FakeStream(EVENTS_CAP, () => this.#streams.delete(stream))
+    const stream = new EventStream(EVENTS_CAP, () => this.#streams.delete(stream))
     for (const present of this.#peers.values()) stream.push({ type: 'peer-joined', peer: present })
     this.#streams.add(stream)
     return stream
@@ -581,6 +592,7 @@ class FakeCore implements CoreHandle {
       sessions: 0,
       refused: 0,
       gossipRestarts: 0,
+      firstMs: {},
     }
   }
 

@@ -96,6 +96,7 @@ pub(super) async fn spawn(
     let generation = live.gossip().generation();
     let kv = join_topic(live, ticket.topic_id, bootstrap.clone()).await?;
     let presence = kv.subscribe().await?;
+    live.marks().set("topic");
     let (reports_tx, reports) = mpsc::channel(REPORTS_CAP);
     let started = Instant::now();
     let mut actor = Actor {
@@ -135,7 +136,9 @@ pub(super) async fn spawn(
     let status = live.status_changes();
     let up = matches!(*status.borrow(), Status::Connected);
     actor.roster.handle(Input::Relay(up), Duration::ZERO);
+    actor.open_chat()?;
     actor.write_presence().await;
+    actor.dial_bootstrap();
     task::spawn(actor.run(inbox, presence, reports, status, generation));
     Ok(())
 }
@@ -205,7 +208,7 @@ struct Actor {
     roster: Roster,
     started: Instant,
     sessions: BTreeMap<EndpointId, OpenSession>,
-    /// Of peers in the roster.
+    /// Of peers in the roster, and at first of those that the ticket names.
     dials: HashMap<EndpointId, Dial>,
     relays: HashMap<EndpointId, RelayUrl>,
     /// When the last value of each peer was written, also of those who left.
@@ -275,7 +278,10 @@ impl Actor {
                 // The sender lives as long as the endpoint.
                 Ok(()) = gossip.changed() => {
                     gossip.mark_unchanged();
-                    presence = self.enter_topic().await;
+                    // Who said goodbye joins again by `Resume`, not by a restart of gossip.
+                    if !self.state.is_leaving() {
+                        presence = self.enter_topic().await;
+                    }
                 }
                 event = sessions.next() => match event {
                     Some(event) => self.session(event),
@@ -349,6 +355,7 @@ impl Actor {
                 });
             }
             Report::Chat(peer, frame) => {
+                self.live.marks().set("message");
                 let Some(peer) = self.roster.get(&peer) else {
                     return;
                 };
@@ -477,5 +484,29 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Relays, Room};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_restart_of_gossip_does_not_take_back_a_goodbye() {
+        let builder = Live::builder().relays(Relays::Disabled);
+        let live = builder.spawn().await.unwrap();
+        let room = Room::new(&live, RoomTicket::generate()).await.unwrap();
+        assert!(room.handle().stats().await.is_ok());
+        room.handle().leave_now();
+        assert!(room.handle().stats().await.is_err(), "the topic is left");
+        live.gossip().restart();
+        // Enough turns of the loop for it to have seen the restart.
+        for _ in 0..64 {
+            assert!(room.handle().stats().await.is_err(), "and stays so");
+        }
+        live.resume().await;
+        assert!(room.handle().stats().await.is_ok(), "until it is resumed");
+        live.close().await;
     }
 }

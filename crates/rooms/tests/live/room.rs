@@ -76,22 +76,21 @@ async fn a_late_joiner_sees_silent_peers_and_what_was_said() {
     }
     let c = relay.live().await;
     let mut room_c = enter(&c, &room_a.ticket().await.expect("open"), "Cy").await;
-    let mut peers = vec![
-        until(&mut room_c, joined).await.id,
-        until(&mut room_c, joined).await.id,
-    ];
-    peers.sort();
     let mut expected = vec![a.endpoint_id(), b.endpoint_id()];
     expected.sort();
+    // What was said by one may come before the other is seen.
+    let (mut peers, mut texts) = (Vec::new(), Vec::new());
+    until(&mut room_c, |event| {
+        peers.extend(joined(event).map(|peer| peer.id));
+        texts.extend(said(event).map(|(_, text)| text));
+        (peers.len() == 2 && texts.len() == 20).then_some(())
+    })
+    .await;
+    peers.sort();
     assert_eq!(peers, expected);
+    let all: Vec<_> = (0..20).map(|n: u32| n.to_string()).collect();
+    assert_eq!(texts, all, "all, once, in order");
     let mut events = room_c.handle().events();
-    for n in 0..20 {
-        assert_eq!(
-            until(&mut room_c, said).await.1,
-            n.to_string(),
-            "all, once, in order"
-        );
-    }
     let first = until(&mut events, joined).await;
     assert!(
         expected.contains(&first.id),

@@ -30,6 +30,7 @@ impl Actor {
             ..
         } = announce;
         if active {
+            self.live.marks().set("broadcast");
             self.fading.remove(&(remote, name.clone()));
             self.live_broadcasts
                 .entry(remote)

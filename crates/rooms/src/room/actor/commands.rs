@@ -142,13 +142,17 @@ impl Actor {
         known
     }
 
+    /// Publishes the chat. Before anything is said: whoever has it subscribed by then hears the
+    /// first message as soon as the second.
+    pub(super) fn open_chat(&mut self) -> Result<(), Error> {
+        let broadcast = Broadcast::new();
+        let publisher = ChatPublisher::new(&broadcast)?;
+        self.publish(chat::BROADCAST.to_owned(), &broadcast)?;
+        self.chat = Some(publisher);
+        Ok(())
+    }
+
     pub(super) fn send_chat(&mut self, text: &str) -> Result<crate::event::ChatMessage, Error> {
-        if self.chat.is_none() {
-            let broadcast = Broadcast::new();
-            let publisher = ChatPublisher::new(&broadcast)?;
-            self.publish(chat::BROADCAST.to_owned(), &broadcast)?;
-            self.chat = Some(publisher);
-        }
         let me = lock(&self.view).me.clone();
         let publisher = self.chat.as_mut().ok_or(Error::Closed("chat"))?;
         let message = publisher.send(&me, text, wall_micros())?;

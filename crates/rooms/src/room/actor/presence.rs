@@ -109,6 +109,7 @@ impl Actor {
                 }
             }
             kv::Event::NeighborUp(peer) => {
+                self.live.marks().set("neighbor");
                 self.neighbors.insert(peer);
             }
             kv::Event::NeighborDown(peer) => {
@@ -180,6 +181,7 @@ impl Actor {
     }
 
     pub(super) fn joined(&mut self, peer: EndpointId) {
+        self.live.marks().set("peer");
         for open in self.channels.values_mut() {
             if let Err(error) = open.writer.add_peer(peer) {
                 tracing::debug!(%error, "no track for a peer");
@@ -191,13 +193,11 @@ impl Actor {
             DIAL_GRACE
         };
         let due = (!self.sessions.contains_key(&peer)).then(|| Instant::now() + wait);
-        self.dials.insert(
-            peer,
-            Dial {
-                due,
-                ..Dial::default()
-            },
-        );
+        // One that the ticket names is being dialled already.
+        self.dials.entry(peer).or_insert(Dial {
+            due,
+            ..Dial::default()
+        });
         if self.sessions.contains_key(&peer) {
             self.feed(Input::Heard(peer));
         }

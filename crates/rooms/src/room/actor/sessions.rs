@@ -21,6 +21,7 @@ impl Actor {
     pub(super) fn session(&mut self, event: SessionEvent) {
         match event {
             SessionEvent::Opened(session) => {
+                self.live.marks().set("session");
                 let peer = session.remote_id();
                 self.sessions.insert(
                     peer,
@@ -74,6 +75,21 @@ impl Actor {
         }
     }
 
+    /// Dials those whom the ticket names without waiting for their presence: the path of a session
+    /// proves what presence would. Once: whoever is there is heard of.
+    pub(super) fn dial_bootstrap(&mut self) {
+        for peer in self.bootstrap.iter().take(MAX_DIALS) {
+            let due = Some(Instant::now());
+            self.dials.insert(
+                *peer,
+                Dial {
+                    due,
+                    ..Dial::default()
+                },
+            );
+        }
+    }
+
     pub(super) fn next_dial(&self) -> Option<Instant> {
         let running = self
             .dials
@@ -108,7 +124,9 @@ impl Actor {
             return;
         };
         dial.due = None;
+        self.live.marks().set("dial");
         let mut addr = EndpointAddr::new(peer);
+        // Of those of whom nothing is known but the ticket, the lookup knows the relay.
         if let Some(relay) = self.relays.get(&peer) {
             addr = addr.with_relay_url(relay.clone());
         }
@@ -127,6 +145,10 @@ impl Actor {
         dial.running = None;
         match result {
             Ok(()) => dial.failures = 0,
+            Err(error) if self.roster.get(&peer).is_none() => {
+                tracing::debug!(%peer, %error, "nobody where the ticket says");
+                self.dials.remove(&peer);
+            }
             Err(error) => {
                 tracing::debug!(%peer, %error, "dial failed");
                 dial.failures = dial.failures.saturating_add(1);
@@ -134,5 +156,41 @@ impl Actor {
                 dial.due = Some(Instant::now() + jitter(delay.min(REDIAL_MAX)));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh_relay::server::{RelayConfig, Server, ServerConfig};
+    use n0_future::time::timeout;
+
+    use super::*;
+    use crate::{Live, Relays, Room, RoomTicket, room::actor::scope_key};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whom_the_ticket_names_is_dialled_before_its_presence_is_known() {
+        let mut config = ServerConfig::default();
+        config.relay = Some(RelayConfig::new(([127, 0, 0, 1], 0)));
+        let relay = Server::spawn(config).await.unwrap();
+        let url = format!("http://{}", relay.http_addr().unwrap());
+        let live = || {
+            let relays = Relays::Custom(vec![url.parse().unwrap()]);
+            Live::builder().relays(relays).spawn()
+        };
+        let (there, here) = (live().await.unwrap(), live().await.unwrap());
+        // The scope of a room without the room: nothing is said on the topic.
+        let mut ticket = RoomTicket::generate();
+        ticket.add_peer(there.endpoint_id(), there.relay_url().as_ref());
+        let scope = there.moq().open_scope(scope_key(&ticket.topic_id)).unwrap();
+        let mut sessions = scope.sessions();
+        let room = Room::new(&here, ticket).await.unwrap();
+        let opened = timeout(Duration::from_secs(20), sessions.next()).await;
+        assert!(
+            matches!(opened, Ok(Some(SessionEvent::Opened(session))) if session.remote_id() == here.endpoint_id())
+        );
+        assert!(room.handle().peers().is_empty());
+        here.close().await;
+        there.close().await;
+        relay.shutdown().await.unwrap();
     }
 }
