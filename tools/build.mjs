@@ -1,13 +1,15 @@
-// Builds everything: `node tools/build.mjs [--profile release|dev] [--step wasm|opt|bundle|native]...`.
+// Builds everything: `node tools/build.mjs [--profile release|dev|plain] [--step wasm|opt|bundle|native]...`.
 // Without --step all of them, each skipped when what it is made from has not changed.
 //
 //   wasm     crates/bindings → target/core-raw    wasm-pack, which calls cargo and wasm-bindgen
 //   opt      target/core-raw → target/core        wasm-opt, and checks of what came out
 //   bundle   ts/ + target/core → dist/            tools/bundle.mjs
-//   native   crates/cli → target/debug/iroh-rooms
+//   native   crates/cli → target/debug/iroh-rooms, with `--profile release` target/release/iroh-rooms
 //
-// The release profile is the default: it is what ships, so it is what the tests test. The dev profile
-// compiles a change faster, skips wasm-opt, and is for working on the Rust side.
+// Without --profile the module is a release, because that is what ships, so it is what the tests test,
+// and the native program is a debug one. The dev profile compiles a change of the module faster, skips
+// wasm-opt, and is for working on the Rust side. The plain profile is for the benchmark alone: a second
+// module, without vectors and hot crates, and a Worker for it, in target/core-plain.
 
 import {
   copyFileSync,
@@ -16,11 +18,15 @@ import {
   readFileSync,
   readdirSync,
   renameSync,
+  statSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import {
   CORE_DIR,
+  PLAIN_DIR,
+  PROGRAM,
+  RELEASE_PROGRAM,
   Stop,
   WASM_BINDGEN,
   at,
@@ -28,12 +34,28 @@ import {
   firstLine,
   isFresh,
   main,
+  root,
   run,
   setFresh,
   step,
 } from './lib.mjs'
 
-const RAW_DIR = at('target/core-raw')
+/** What a profile of the module is to cargo, where it goes, and the suffix of its stamps. */
+const MODULES = {
+  release: { cargo: 'wasm', raw: at('target/core-raw'), core: CORE_DIR, suffix: '' },
+  dev: { cargo: 'dev', raw: at('target/core-raw'), core: CORE_DIR, suffix: '' },
+  plain: {
+    cargo: 'plain',
+    raw: at('target/core-plain-raw'),
+    core: PLAIN_DIR,
+    suffix: '-plain',
+    // Instead of what .cargo/config.toml has: no vectors, and C for size like the rest.
+    env: {
+      RUSTFLAGS: '--cfg getrandom_backend="wasm_js"',
+      CFLAGS_wasm32_unknown_unknown: '-Os',
+    },
+  },
+}
 const STEPS = ['wasm', 'opt', 'bundle', 'native']
 
 /** Never --all-features: with it wasm-opt emits what no engine loads. These are what rustc emits, and SIMD. */
@@ -66,35 +88,46 @@ const WASM_PASSES = [
  * `tests`: the native step compiles the tests of all crates as well. In one go, because cargo would
  * compile most dependencies twice otherwise: tests turn on more of their features.
  */
-export async function build({ profile = 'release', steps = STEPS, tests = false } = {}) {
+export async function build({ profile, steps = STEPS, tests = false } = {}) {
+  const module = profile ?? 'release'
   const chain = async () => {
-    if (steps.includes('wasm')) await step(`wasm (${profile})`, (note) => wasm(profile, note))
-    if (steps.includes('opt')) await step('wasm-opt and checks', () => opt(profile))
-    if (steps.includes('bundle')) await step('bundle', bundle)
+    if (steps.includes('wasm')) await step(`wasm (${module})`, (note) => wasm(module, note))
+    if (steps.includes('opt')) await step('wasm-opt and checks', () => opt(module))
+    if (steps.includes('bundle')) await step('bundle', () => bundle(module))
   }
   // At the same time: the linking of the module keeps one core busy for a minute. Settled, not
   // raced, so that a failure of one does not cut the other off half way.
   const results = await Promise.allSettled([
     chain(),
     steps.includes('native') &&
-      step(tests ? 'native program and tests' : 'native program', (note) => native(tests, note)),
+      profile !== 'plain' &&
+      step(tests ? 'native program and tests' : 'native program', (note) =>
+        native(profile === 'release' ? 'release' : 'dev', tests, note),
+      ),
   ])
   const failed = results.find((result) => result.status === 'rejected')
   if (failed) throw failed.reason
 }
 
-async function wasm(profile, note) {
-  await checkBindgen()
+/** What a build of Rust is made from; `keep` leaves out what it does not reach. */
+async function rustPrint(extra, keep) {
   const rustc = await firstLine('rustc', '--version')
-  const sources = (path) =>
-    !/[\\/](tests|examples|benches)[\\/]/.test(path) &&
-    !/[\\/]crates[\\/](cli|fuzz|sim)[\\/]/.test(path)
-  const print = fingerprint(
+  const sources = (path) => !/[\\/](tests|examples|benches)[\\/]/.test(path) && keep(path)
+  return fingerprint(
     ['crates', 'Cargo.toml', 'Cargo.lock', '.cargo/config.toml'],
-    `${profile} ${rustc}`,
+    `${extra} ${rustc}`,
     sources,
   )
-  if (isFresh('wasm', print, [join(RAW_DIR, 'core_bg.wasm')])) return false
+}
+
+async function wasm(profile, note) {
+  await checkBindgen()
+  const { cargo, raw, suffix, env } = MODULES[profile]
+  const print = await rustPrint(
+    `${profile} ${JSON.stringify(env)}`,
+    (path) => !/[\\/]crates[\\/](cli|fuzz|sim)[\\/]/.test(path),
+  )
+  if (isFresh(`wasm${suffix}`, print, [join(raw, 'core_bg.wasm')])) return false
   const args = [
     'build',
     'crates/bindings',
@@ -103,10 +136,13 @@ async function wasm(profile, note) {
     '--mode',
     'no-install',
     '--no-pack',
-    `--${profile}`,
+    // It would download its own wasm-opt, and takes no named features.
+    '--no-opt',
+    '--profile',
+    cargo,
   ]
-  await run('wasm-pack', [...args, '--out-dir', RAW_DIR, '--out-name', 'core'], { onLine: note })
-  setFresh('wasm', print)
+  await run('wasm-pack', [...args, '--out-dir', raw, '--out-name', 'core'], { onLine: note, env })
+  setFresh(`wasm${suffix}`, print)
 }
 
 /** The glue that the tool writes and the code that the crate expands to must be of one version. */
@@ -125,15 +161,16 @@ async function checkBindgen() {
 }
 
 async function opt(profile) {
-  if (!existsSync(join(RAW_DIR, 'core_bg.wasm')))
+  const { raw, core, suffix } = MODULES[profile]
+  if (!existsSync(join(raw, 'core_bg.wasm')))
     throw new Stop('There is no module yet. Run\n  node tools/build.mjs --step wasm')
-  const print = fingerprint(['target/core-raw', 'tools/build.mjs'], profile)
-  if (isFresh('opt', print, [join(CORE_DIR, 'core_bg.wasm')])) return false
-  mkdirSync(CORE_DIR, { recursive: true })
-  copyFileSync(join(RAW_DIR, 'core.js'), join(CORE_DIR, 'core.js'))
-  const types = readFileSync(join(RAW_DIR, 'core.d.ts'), 'utf8')
-  writeFileSync(join(CORE_DIR, 'core.d.ts'), ownTypes(types))
-  const [from, to] = [join(RAW_DIR, 'core_bg.wasm'), join(CORE_DIR, 'core_bg.wasm')]
+  const print = fingerprint([relative(root, raw), 'tools/build.mjs'], profile)
+  if (isFresh(`opt${suffix}`, print, [join(core, 'core_bg.wasm')])) return false
+  mkdirSync(core, { recursive: true })
+  copyFileSync(join(raw, 'core.js'), join(core, 'core.js'))
+  const types = readFileSync(join(raw, 'core.d.ts'), 'utf8')
+  writeFileSync(join(core, 'core.d.ts'), ownTypes(types))
+  const [from, to] = [join(raw, 'core_bg.wasm'), join(core, 'core_bg.wasm')]
   if (profile === 'dev') {
     copyFileSync(from, to)
   } else {
@@ -142,8 +179,8 @@ async function opt(profile) {
     await run(process.execPath, [tool, ...WASM_FEATURES, ...WASM_PASSES, from, '-o', `${to}.part`])
     renameSync(`${to}.part`, to)
   }
-  checkModule()
-  setFresh('opt', print)
+  checkModule(core)
+  setFresh(`opt${suffix}`, print)
 }
 
 /** Without what is not ours: classes of a dependency, and the signatures of the raw exports. */
@@ -155,9 +192,9 @@ const ownTypes = (types) =>
       'export interface InitOutput {\n    readonly memory: WebAssembly.Memory;\n}',
     )
 
-function checkModule() {
+function checkModule(core) {
   const imports = WebAssembly.Module.imports(
-    new WebAssembly.Module(readFileSync(join(CORE_DIR, 'core_bg.wasm'))),
+    new WebAssembly.Module(readFileSync(join(core, 'core_bg.wasm'))),
   )
   const env = imports.filter(({ module }) => module === 'env').map(({ name }) => name)
   if (env.length > 0) {
@@ -165,7 +202,7 @@ function checkModule() {
       `The module imports from "env", which nothing provides: ${env.join(', ')}. Some crate links C that was not compiled for wasm32.`,
     )
   }
-  const lines = readFileSync(join(CORE_DIR, 'core.d.ts'), 'utf8')
+  const lines = readFileSync(join(core, 'core.d.ts'), 'utf8')
     .replace(/\/\*[^]*?\*\//g, (comment) => comment.replace(/[^\n]/g, ' '))
     .split('\n')
   const any = lines.flatMap((line, i) =>
@@ -178,50 +215,64 @@ function checkModule() {
   }
 }
 
-async function bundle() {
-  if (!existsSync(join(CORE_DIR, 'core_bg.wasm')))
+async function bundle(profile) {
+  const { core, suffix } = MODULES[profile]
+  if (!existsSync(join(core, 'core_bg.wasm')))
     throw new Stop('There is no module yet. Run\n  node tools/build.mjs --step wasm --step opt')
   const inputs = [
     'ts/src',
     'ts/worker',
-    'target/core',
+    ...['core.js', 'core.d.ts', 'core_bg.wasm'].map((name) => relative(root, join(core, name))),
     'tools/bundle.mjs',
     'package.json',
     'package-lock.json',
     ...configs(),
   ]
   const print = fingerprint(inputs)
-  if (isFresh('bundle', print, [at('dist/core_bg.wasm')])) return false
-  await run(process.execPath, [at('tools/bundle.mjs')])
-  setFresh('bundle', print)
+  const made = profile === 'plain' ? join(PLAIN_DIR, 'worker.js') : at('dist/core_bg.wasm')
+  if (isFresh(`bundle${suffix}`, print, [made])) return false
+  await run(process.execPath, [at('tools/bundle.mjs'), ...(suffix ? ['--plain'] : [])])
+  setFresh(`bundle${suffix}`, print)
 }
 
 const configs = () => readdirSync(at('.')).filter((name) => /^tsconfig.*\.json$/.test(name))
 
-/** Cargo knows by itself, and within half a second, whether there is anything to do. */
-async function native(tests, note) {
+/**
+ * A program that is as it should be is left alone, although cargo would compile it once more after
+ * the tests were built: alone it has other features of its dependencies than together with them.
+ * Its time is in the print, so that one that cargo made by hand is not taken for ours.
+ */
+async function native(profile, tests, note) {
+  const program = profile === 'release' ? RELEASE_PROGRAM : PROGRAM
+  const sources = await rustPrint(
+    profile,
+    (path) => !/[\\/]crates[\\/](bindings|sim)[\\/]/.test(path),
+  )
+  const print = () => `${sources} ${statSync(program, { throwIfNoEntry: false })?.mtimeMs}`
+  if (!tests && isFresh(`native-${profile}`, print(), [program])) return false
   const what = tests ? ['--workspace', '--all-targets'] : ['-p', 'iroh-rooms-cli']
   const locked = process.env.CI ? ['--locked'] : []
   let compiled = false
-  await run('cargo', ['build', ...what, ...locked], {
+  await run('cargo', ['build', '--profile', profile, ...what, ...locked], {
     onLine: (line) => {
       note(line)
       compiled ||= line.includes('Compiling')
     },
   })
+  setFresh(`native-${profile}`, print())
   return compiled
 }
 
 await main(import.meta, async (args) => {
   const steps = []
-  let profile = 'release'
+  let profile
   while (args.length > 0) {
     const [flag, value] = args.splice(0, 2)
     if (flag === '--step' && STEPS.includes(value)) steps.push(value)
-    else if (flag === '--profile' && ['dev', 'release'].includes(value)) profile = value
+    else if (flag === '--profile' && value in MODULES) profile = value
     else
       throw new Stop(
-        `usage: node tools/build.mjs [--profile release|dev] [--step ${STEPS.join('|')}]...`,
+        `usage: node tools/build.mjs [--profile ${Object.keys(MODULES).join('|')}] [--step ${STEPS.join('|')}]...`,
       )
   }
   await build({ profile, steps: steps.length > 0 ? steps : STEPS })

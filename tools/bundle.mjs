@@ -5,6 +5,8 @@
 //   worker.js  worker-node.js   the Worker's script, Comlink and the generated glue inside
 //   core_bg.wasm                named by exactly one `new URL(...)` in each Worker's script
 //   types/                      declarations; what is marked @internal is left out
+//
+// With --plain only worker.js, around the benchmark's second module and beside it.
 
 import { copyFileSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -12,11 +14,12 @@ import { fileURLToPath } from 'node:url'
 
 import { rolldown } from 'rolldown'
 
-import { CORE_DIR, run } from './lib.mjs'
+import { CORE_DIR, PLAIN_DIR, run } from './lib.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const at = (...parts) => join(root, ...parts)
-const dist = at('dist')
+const plain = process.argv.includes('--plain')
+const dist = plain ? PLAIN_DIR : at('dist')
 
 /** Bundlers of applications look for this literal, with the dot; the generated code has none. */
 const WASM_LITERAL = "new URL('./core_bg.wasm', import.meta.url)"
@@ -25,7 +28,7 @@ const glue = {
   name: 'core-glue',
   load(id) {
     if (id !== join(CORE_DIR, 'core.js')) return null
-    const code = readFileSync(id, 'utf8')
+    const code = readFileSync(plain ? join(PLAIN_DIR, 'core.js') : id, 'utf8')
     const parts = code.split("new URL('core_bg.wasm', import.meta.url)")
     if (parts.length !== 2) {
       this.error(
@@ -60,10 +63,11 @@ const outputs = [
   },
 ]
 
-rmSync(dist, { recursive: true, force: true })
+if (!plain) rmSync(dist, { recursive: true, force: true })
 mkdirSync(dist, { recursive: true })
 
 for (const { input, file, platform, external } of outputs) {
+  if (plain && file !== 'worker.js') continue
   const bundle = await rolldown({
     input: at(input),
     platform,
@@ -91,9 +95,11 @@ for (const { input, file, platform, external } of outputs) {
   await bundle.close()
 }
 
-copyFileSync(join(CORE_DIR, 'core_bg.wasm'), join(dist, 'core_bg.wasm'))
-await run(process.execPath, [
-  at('node_modules/typescript/bin/tsc'),
-  '-p',
-  at('tsconfig.build.json'),
-])
+if (!plain) {
+  copyFileSync(join(CORE_DIR, 'core_bg.wasm'), join(dist, 'core_bg.wasm'))
+  await run(process.execPath, [
+    at('node_modules/typescript/bin/tsc'),
+    '-p',
+    at('tsconfig.build.json'),
+  ])
+}

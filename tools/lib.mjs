@@ -14,8 +14,11 @@ export const at = (...parts) => join(root, ...parts)
 
 /** Where wasm-pack leaves the module; `tools/bundle.mjs` takes it from there. */
 export const CORE_DIR = at('target/core')
-/** The native program, as `cargo build` leaves it. */
+/** The module that the benchmark compares with: see `--profile plain` of tools/build.mjs. */
+export const PLAIN_DIR = at('target/core-plain')
+/** The native program, as `cargo build` leaves it, and optimised, for the benchmark. */
 export const PROGRAM = at('target/debug/iroh-rooms')
+export const RELEASE_PROGRAM = at('target/release/iroh-rooms')
 
 /** Tools that are built from source into `.tools`, one folder for each version. */
 export const WASM_BINDGEN = '0.2.130'

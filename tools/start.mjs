@@ -25,7 +25,7 @@ const PAGE_PORT = 5173
 
 await main(import.meta, async (args) => {
   const began = Date.now()
-  const profile = args.includes('dev') || args.includes('--profile=dev') ? 'dev' : 'release'
+  const profile = args.includes('dev') || args.includes('--profile=dev') ? 'dev' : undefined
   await step('set-up', () => setup({ needsBrowser: false }))
   await step('build', () => build({ profile }))
 
