@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { chromium as playwright } from 'playwright-core'
 import { build, preview } from 'vite'
-import { PROGRAM, Stop, at, chromium, main, run, startService, step, stop } from './lib.mjs'
+import { PROGRAM, Stop, at, chromium, main, run, runTests, startService, stop } from './lib.mjs'
 
 const PATIENCE_MS = 20_000
 
@@ -74,25 +74,11 @@ await main(import.meta, async () => {
         }),
     ],
   ]
-  let passed = 0
-  try {
-    for (const [name, test] of tests) {
-      try {
-        await step(name, test)
-        passed++
-      } catch (error) {
-        console.error(error instanceof Stop ? error.message : error.stack)
-        // Without the bot nobody is there to talk to.
-        if (passed === 0) break
-      }
-    }
-  } finally {
+  // Without the bot nobody is there to talk to.
+  await runTests(tests, async () => {
     await Promise.all(services.map(({ child }) => stop(child)))
     rmSync(folder, { recursive: true, force: true })
-  }
-  const failed = tests.length - passed
-  console.log(`\n${passed} passed, ${failed} failed`)
-  if (failed > 0) process.exitCode = 1
+  })
 })
 
 async function heard({ said }, pattern) {

@@ -4,9 +4,10 @@
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { createServer as createWebServer } from 'node:http'
 import { createServer } from 'node:net'
 import { homedir } from 'node:os'
-import { delimiter, dirname, join, relative } from 'node:path'
+import { delimiter, dirname, extname, join, normalize, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)))
@@ -242,6 +243,30 @@ export async function step(name, work) {
   }
 }
 
+/**
+ * Runs named tests one after the other, then `cleanUp`, and ends with the line that is counted. The
+ * others need the first `needed` of them: without these they are not tried, and failed.
+ */
+export async function runTests(tests, cleanUp, needed = 1) {
+  let passed = 0
+  try {
+    for (const [name, test] of tests) {
+      try {
+        await step(name, test)
+        passed++
+      } catch (error) {
+        console.error(error instanceof Stop ? error.message : error.stack)
+        if (passed < needed) break
+      }
+    }
+  } finally {
+    await cleanUp()
+  }
+  const failed = tests.length - passed
+  console.log(`\n${passed} passed, ${failed} failed`)
+  if (failed > 0) process.exitCode = 1
+}
+
 /** Runs a script's main function: a `Stop` is printed as it is, anything else with its stack. */
 export async function main(meta, work) {
   if (process.argv[1] !== fileURLToPath(meta.url)) return
@@ -311,6 +336,26 @@ const tryPort = (wanted) =>
     })
   })
 
+/** Serves the files of a folder on the loopback, as they are: `url`, and `close()`. */
+export async function serveFolder(folder) {
+  const server = createWebServer((request, response) => {
+    const path = normalize(decodeURIComponent(new URL(request.url, 'http://localhost').pathname))
+    const type = { '.html': 'text/html', '.js': 'text/javascript', '.wasm': 'application/wasm' }[
+      extname(path)
+    ]
+    const file = statSync(join(folder, path), { throwIfNoEntry: false })
+    if (!file?.isFile()) return void response.writeHead(404).end()
+    response.writeHead(200, { 'content-type': type ?? 'application/octet-stream' })
+    response.end(readFileSync(join(folder, path)))
+  })
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const close = () => {
+    server.close()
+    server.closeAllConnections()
+  }
+  return { url: `http://127.0.0.1:${server.address().port}`, close }
+}
+
 const readyLine = (line) => {
   if (!line.startsWith('{')) return undefined
   const value = JSON.parse(line)
@@ -332,7 +377,6 @@ export async function startService(
   const words = [command.replace(`${root}/`, ''), ...args].join(' ')
   let said = ''
   const hear = (text) => (said = (said + text).slice(-TAIL_BYTES))
-  child.stderr?.setEncoding('utf8').on('data', hear)
   const ready = await new Promise((resolve, reject) => {
     const timer = setTimeout(
       () => reject(new Stop(`${words}: not ready after ${seconds(limitMs)}\n${said}`)),
@@ -342,19 +386,21 @@ export async function startService(
       clearTimeout(timer)
       reject(new Stop(`${words}: ended with ${code}\n${said}`))
     })
-    let rest = ''
-    // It is read for as long as the child lives: a full pipe would stop it.
-    child.stdout?.setEncoding('utf8').on('data', (text) => {
-      hear(text)
-      const lines = (rest + text).split('\n')
-      rest = lines.pop() ?? ''
-      for (const line of lines) {
-        const value = pick(line)
-        if (value === undefined) continue
-        clearTimeout(timer)
-        resolve(value)
-      }
-    })
+    // Both are read for as long as the child lives: a full pipe would stop it.
+    for (const stream of [child.stdout, child.stderr]) {
+      let rest = ''
+      stream?.setEncoding('utf8').on('data', (text) => {
+        hear(text)
+        const lines = (rest + text).split('\n')
+        rest = lines.pop() ?? ''
+        for (const line of lines) {
+          const value = pick(line)
+          if (value === undefined) continue
+          clearTimeout(timer)
+          resolve(value)
+        }
+      })
+    }
   }).catch(async (error) => {
     await stop(child)
     throw error

@@ -2,21 +2,23 @@
 // stranger would. Nothing of this clone is in reach but the tools that a stranger has as well
 // (TypeScript, Vite, a browser) and a relay.
 
-import { createServer } from 'node:http'
-import {
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { extname, join, normalize } from 'node:path'
+import { join } from 'node:path'
 import { build, preview } from 'vite'
 import { chromium as playwright } from 'playwright-core'
-import { PROGRAM, Stop, at, chromium, main, run, startService, step, stop } from './lib.mjs'
+import {
+  PROGRAM,
+  Stop,
+  at,
+  chromium,
+  main,
+  run,
+  runTests,
+  serveFolder,
+  startService,
+  stop,
+} from './lib.mjs'
 
 /** All that may be in the package, apart from declarations. */
 const FILES = [
@@ -135,22 +137,11 @@ async function unbundled(folder, url, browser) {
       `<script type="importmap">${map}</script><script type="module">${application(url)}</script>`,
     ),
   )
-  const server = createServer((request, response) => {
-    const path = normalize(decodeURIComponent(new URL(request.url, 'http://localhost').pathname))
-    const type = { '.html': 'text/html', '.js': 'text/javascript', '.wasm': 'application/wasm' }[
-      extname(path)
-    ]
-    const file = statSync(join(folder, path), { throwIfNoEntry: false })
-    if (!file?.isFile()) return void response.writeHead(404).end()
-    response.writeHead(200, { 'content-type': type ?? 'application/octet-stream' })
-    response.end(readFileSync(join(folder, path)))
-  })
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const server = await serveFolder(folder)
   try {
-    await visit(browser, `http://127.0.0.1:${server.address().port}/plain/index.html`)
+    await visit(browser, `${server.url}/plain/index.html`)
   } finally {
     server.close()
-    server.closeAllConnections()
   }
 }
 
@@ -223,23 +214,10 @@ await main(import.meta, async () => {
       () => withBrowser((browser) => bundled(folder, url, browser)),
     ],
   ]
-  let passed = 0
-  try {
-    for (const [name, test] of tests) {
-      try {
-        await step(name, test)
-        passed++
-      } catch (error) {
-        console.error(error instanceof Stop ? error.message : error.stack)
-        // Without a package there is nothing to test.
-        if (passed < 2) break
-      }
-    }
-  } finally {
+  const cleanUp = async () => {
     await stop(relay.child)
     rmSync(folder, { recursive: true, force: true })
   }
-  const failed = tests.length - passed
-  console.log(`\n${passed} passed, ${failed} failed`)
-  if (failed > 0) process.exitCode = 1
+  // Without a package there is nothing to test.
+  await runTests(tests, cleanUp, 2)
 })

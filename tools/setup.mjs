@@ -108,8 +108,8 @@ async function installPackages(packages) {
   await apt('install', '-y', '--no-install-recommends', ...packages)
 }
 
-/** The two tools build into one folder, so that what both depend on is compiled once; it is removed afterwards. */
-const CARGO_CACHE = at('.tools/build')
+/** Tools build into one folder, so that what they share is compiled once; it is removed afterwards. */
+export const CARGO_CACHE = at('.tools/build')
 
 async function wasmBindgen(note) {
   const folder = at('.tools', `wasm-bindgen-${WASM_BINDGEN}`)
@@ -132,7 +132,8 @@ async function wasmPack(note) {
   await cargoInstall(['wasm-pack', '--version', WASM_PACK, '--locked'], folder, note)
 }
 
-async function cargoInstall(args, folder, note) {
+/** Builds a program from the registry, in `CARGO_CACHE`. */
+export async function cargoInstall(args, folder, note) {
   // From the root of the file system, so that this workspace's settings do not apply.
   await run('cargo', ['install', ...args, '--root', folder, '--force'], {
     cwd: '/',
