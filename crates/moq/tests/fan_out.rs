@@ -72,6 +72,8 @@ async fn fifty_sessions_in_flat_memory() {
     for (_, reader) in &mut peers {
         assert!(frame(reader).await.is_none());
     }
-    drop(peers);
+    for (peer, _) in peers {
+        within("shutdown", peer.moq.shutdown()).await;
+    }
     until("all have left", || publisher.moq.stats().sessions == 0).await;
 }

@@ -133,7 +133,7 @@ impl GossipSlot {
         let (old, connections) = {
             let mut state = self.state();
             // A peer that lets us open no stream keeps what is for it from going out.
-            let blocking: Vec<_> = state.open().filter(|open| blocks(open)).collect();
+            let blocking: Vec<_> = state.open().filter(blocks).collect();
             for connection in blocking {
                 state.refuse(connection.remote_id());
             }
