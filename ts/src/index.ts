@@ -44,6 +44,12 @@ export { Live, type LiveClosed, type LiveOptions } from './live.js'
 export { IncomingSession, Moq, MoqSession } from './moq.js'
 export { GroupReader, type ReadOptions, RemoteBroadcast, TrackReader } from './remote-broadcast.js'
 export { type EventsOptions, Room, RoomEvents, RoomHandle, type RoomOptions } from './room.js'
+export {
+  type PublishSources,
+  type PublishState,
+  type PublisherListeners,
+  RoomPublisher,
+} from './room-publisher.js'
 export { RoomTicket } from './ticket.js'
 export type {
   Announcement,

@@ -9,6 +9,7 @@ import {
   Live,
   Room,
   type RoomEvent,
+  RoomPublisher,
   RoomTicket,
   RoomsError,
   type WorkerLike,
@@ -443,6 +444,62 @@ export function boundarySuite(platform: Platform): void {
       expect(await two.publish('b', broadcast).catch(caught)).toMatchObject({
         code: 'INVALID_ARGUMENT',
       })
+    })
+  })
+
+  describe('a publisher', () => {
+    const sources = () => {
+      const made: Broadcast[] = []
+      const make = async (): Promise<Broadcast> => {
+        const broadcast = new Broadcast()
+        made.push(broadcast)
+        return broadcast
+      }
+      return { made, camera: make, screen: make }
+    }
+
+    it('publishes the camera from the start, and the screen while it is shared', async () => {
+      const here = await room()
+      const { made, camera, screen } = sources()
+      const publisher = new RoomPublisher(here, { camera, screen })
+      const states: unknown[] = []
+      publisher.on('state', ({ state }) => states.push(state.screen))
+      await publisher.setState({})
+      expect(here.self.broadcasts).toEqual(['camera'])
+      await publisher.setState({ screen: true })
+      await publisher.setState({ screen: true, camera: false })
+      expect(here.self.broadcasts).toEqual(['camera', 'screen'])
+      expect(publisher.state).toEqual({ camera: false, microphone: true, screen: true })
+      await publisher.setState({ screen: false, microphone: false })
+      expect(here.self.broadcasts).toEqual([])
+      await Promise.all(made.map(({ closed }) => closed))
+      expect(made).toHaveLength(2)
+      expect(states).toEqual([true, true, false])
+      await Promise.all([publisher.close(), publisher.close()])
+      expect(await publisher.setState({}).catch(caught)).toMatchObject({ code: 'CLOSED' })
+    })
+
+    it('lets the last state win, however fast they come', async () => {
+      const here = await room()
+      const { made, camera, screen } = sources()
+      await using publisher = new RoomPublisher(here, { camera, screen }, { camera: false })
+      await Promise.all([true, false, true, false].map((on) => publisher.setState({ screen: on })))
+      expect(here.self.broadcasts).toEqual(['camera'])
+      expect(publisher.state.screen).toBe(false)
+      await publisher.close()
+      expect(here.self.broadcasts).toEqual([])
+      await Promise.all(made.map(({ closed }) => closed))
+    })
+
+    it('takes back what could not be made', async () => {
+      const here = await room()
+      const { camera } = sources()
+      const screen = (): Promise<Broadcast> => Promise.reject(new Error('not allowed'))
+      await using publisher = new RoomPublisher(here, { camera, screen })
+      expect(await publisher.setState({ screen: true }).catch(String)).toBe('Error: not allowed')
+      expect(publisher.state).toMatchObject({ camera: true, screen: false })
+      await publisher.setState({ microphone: false })
+      expect(here.self.broadcasts).toEqual(['camera'])
     })
   })
 

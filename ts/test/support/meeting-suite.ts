@@ -4,7 +4,15 @@
  */
 import { afterEach, describe, expect, inject, it } from 'vitest'
 
-import { Broadcast, Live, Room, type RoomEvent, RoomTicket } from '../../src/index.js'
+import {
+  Broadcast,
+  Live,
+  Room,
+  type RoomEvent,
+  type RoomOptions,
+  RoomPublisher,
+  RoomTicket,
+} from '../../src/index.js'
 
 const caught = (error: unknown): unknown => error
 
@@ -37,10 +45,10 @@ export function meetingSuite({ worker, relay }: Meeting): void {
     return live
   }
 
-  async function two(): Promise<[Room, Room]> {
+  async function two(options: RoomOptions = {}): Promise<[Room, Room]> {
     const [one, other] = await Promise.all([spawn(), spawn()])
     const alice = await Room.open(one, RoomTicket.generate(), { displayName: 'Alice' })
-    const bob = await Room.open(other, await alice.ticket(), { displayName: 'Bob' })
+    const bob = await Room.open(other, await alice.ticket(), { displayName: 'Bob', ...options })
     const [joined, seen] = await Promise.all([
       until(alice, 'peer-joined'),
       until(bob, 'peer-joined'),
@@ -141,6 +149,49 @@ export function meetingSuite({ worker, relay }: Meeting): void {
       await frames.return()
       await broadcast.close()
       expect(await until(bob, 'broadcast-ended')).toMatchObject({ name: 'files' })
+    })
+
+    it('are subscribed to by hand, with the halves of a room apart', async () => {
+      const [alice, bob] = await two({ autoSubscribe: false })
+      const [events, handle] = bob.split()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await alice.publish('news', broadcast)
+      for await (const event of events) {
+        expect(event.type).not.toBe('broadcast-subscribed')
+        if (event.type === 'broadcast-announced' && event.names.includes('news')) break
+      }
+      const frames = (await handle.subscribe(alice.self, 'news')).track('t').frames()
+      await writer.used()
+      writer.write(new Uint8Array([1]))
+      expect((await frames.next()).value?.data).toEqual(new Uint8Array([1]))
+      await handle.chat.send('from the handle')
+      expect((await until(alice, 'chat-message')).text).toBe('from the handle')
+      await handle.leave()
+      while (await events.recv());
+      expect(await bob.closed).toEqual({ reason: 'left' })
+    })
+
+    it('publish a camera, and a screen while it is shared', async () => {
+      const [alice, bob] = await two()
+      const synthetic = (): (() => Promise<Broadcast>) => async () => {
+        const broadcast = new Broadcast()
+        broadcast.track('video').write(new Uint8Array([1, 2, 3]))
+        return broadcast
+      }
+      await using publisher = new RoomPublisher(alice, {
+        camera: synthetic(),
+        screen: synthetic(),
+      })
+      const camera = await until(bob, 'broadcast-subscribed')
+      expect(camera.name).toBe('camera')
+      const frame = (await camera.broadcast.track('video').frames().next()).value
+      expect(frame?.data).toEqual(new Uint8Array([1, 2, 3]))
+      await publisher.setState({ screen: true })
+      expect((await until(bob, 'broadcast-subscribed')).name).toBe('screen')
+      await publisher.setState({ screen: false })
+      expect((await until(bob, 'broadcast-ended')).name).toBe('screen')
+      expect(alice.self.broadcasts.filter((name) => name !== 'chat')).toEqual(['camera'])
     })
 
     it('send over a channel', async () => {

@@ -15,11 +15,13 @@ import {
   Live,
   type MoqSession,
   type Peer,
+  type PublishState,
   type RemoteBroadcast,
   Room,
   type RoomEvent,
   type RoomEvents,
   type RoomHandle,
+  RoomPublisher,
   RoomTicket,
   RoomsError,
   type RoomsErrorCode,
@@ -210,6 +212,16 @@ export async function moq({ moq: own }: Live, broadcast: Broadcast): Promise<voi
   await session.close(5, 'enough')
   const { code, reason } = await session.closed
   holds<Same<[typeof code, typeof reason], [number, string]>>()
+}
+
+/** A publisher. */
+export async function publisher(here: RoomHandle, make: () => Promise<Broadcast>): Promise<void> {
+  await using both = new RoomPublisher(here, { camera: make, screen: make }, { microphone: false })
+  await both.setState({ screen: true })
+  holds<Same<typeof both.state, PublishState>>()
+  both.on('state', ({ state }) => holds<Same<typeof state, PublishState>>())
+  // @ts-expect-error: there is always a camera
+  void new RoomPublisher(here, { screen: make })
 }
 
 /** Errors. */
