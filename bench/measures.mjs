@@ -13,7 +13,7 @@ export const READERS = [1, 10]
 /** How much is done. A quick run tells whether it works, a full one gives the figures. */
 const PLANS = {
   full: {
-    rounds: 9,
+    rounds: 6,
     talks: 3,
     trips: 200,
     blastMs: 2000,
@@ -234,6 +234,8 @@ export class Bench {
     if (withMemory) {
       await wait(IDLE_MS)
       found.add(as, 'memory', await this.memory(b))
+      const held = await b.evaluate(() => bench.side.held?.())
+      if (held !== undefined) found.add(as, 'held', held)
     }
     const trips = b.evaluate((count) => bench.trips(count), this.plan.trips)
     for (const trip of await within(trips, LIMIT_MS, 'round trips')) found.add(as, 'trip', trip)

@@ -22,6 +22,7 @@ const SIDES = [
   ['frames of 1 KiB, MB/s', 'sides', `bulk ${SMALL}`, 0.5],
   ['frames of 64 KiB, MB/s', 'sides', `bulk ${LARGE}`, 0.5],
   ['memory of an idle tab, MB', 'sides', 'memory', 0.5, 1e6],
+  ['of it WebAssembly, MB', 'sides', 'held', 0.5, 1e6],
   ['closed tab noticed, ms', 'gone', 'closed', 0.5],
   ['killed tab noticed, ms', 'gone', 'killed', 0.5],
 ]

@@ -6,23 +6,25 @@
 //   npm run bench -- sides levers      only these parts: sides, gone, boundary, levers, fanout
 //   npm run bench -- --no-build        with what is built already
 //
-// 1. set-up and builds, as `npm start` does them; the packages of bench/package.json; the Side of each
-//    peer bundled into target/bench
+// 1. set-up and builds, as `npm start` does them, but a release build of the relay, and a second module
+//    for its lever; the packages of bench/package.json; the Side of each peer bundled into target/bench
 // 2. the rest in a network namespace of its own: WebRTC finds no way between two tabs on the loopback
 //    alone, and a benchmark has no business anywhere else. With the processes in it, it is gone.
 // 3. servers, relay and browser; the parts in measures.mjs; the tables in report.mjs
 
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg, totalmem } from 'node:os'
-import { basename } from 'node:path'
+import { basename, relative } from 'node:path'
 import { build } from '../tools/build.mjs'
 import {
-  PROGRAM,
+  PLAIN_DIR,
+  RELEASE_PROGRAM,
   Stop,
   at,
   chromium,
   dim,
   main,
+  root,
   run,
   start,
   startService,
@@ -45,11 +47,14 @@ const LEVERS = {
   acks: { tuning: { acks: 0 } },
   batching: { tuning: { batching: false } },
   early: { tuning: { early: false } },
+  simd: { worker: `/${relative(root, PLAIN_DIR)}/worker.js` },
 }
 
-async function compile() {
+async function compile(parts) {
   await step('set-up', () => setup())
-  await build()
+  await build({ steps: ['wasm', 'opt', 'bundle'] })
+  await build({ profile: 'release', steps: ['native'] })
+  if (parts.includes('levers')) await build({ profile: 'plain' })
 }
 
 async function prepare() {
@@ -134,7 +139,7 @@ async function inside({ parts, quick, noWebRtc }) {
   if (!noWebRtc) await wire()
   const load = loadavg()[0]
   const servers = (await startService(process.execPath, [at('bench/servers.mjs')])).ready
-  const relay = await startService(PROGRAM, ['relay', '--bind', '127.0.0.1:0', '--json'])
+  const relay = await startService(RELEASE_PROGRAM, ['relay', '--bind', '127.0.0.1:0', '--json'])
   const { launch } = await import('./browser.mjs')
   const browser = await launch(chromium())
   try {
@@ -186,7 +191,7 @@ await main(import.meta, async (args) => {
   if (flag('--inside')) {
     return inside({ parts, quick, noWebRtc: flag('--no-webrtc')?.split('=')[1] })
   }
-  if (!flag('--no-build')) await compile()
+  if (!flag('--no-build')) await compile(parts)
   await prepare()
   await enter(args)
 })

@@ -51,8 +51,4 @@ export class Side {
       while (this.connection.bufferSize > 0) await new Promise((go) => setTimeout(go))
     }
   }
-
-  close() {
-    this.peer.destroy()
-  }
 }

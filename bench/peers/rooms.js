@@ -92,8 +92,9 @@ export class Side {
     })()
   }
 
-  async close() {
-    await this.live.close()
+  /** Bytes of WebAssembly memory. */
+  async held() {
+    return (await this.live.stats()).memoryBytes
   }
 
   // The boundary between page and Worker: the real core, pump and port, and nothing on the network

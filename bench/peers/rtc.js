@@ -57,10 +57,6 @@ export class Side {
       await drained(this.bulk)
     }
   }
-
-  close() {
-    this.peer.close()
-  }
 }
 
 /** Waits while too much waits in the channel. */

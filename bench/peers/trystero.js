@@ -33,8 +33,4 @@ export class Side {
     const data = new Uint8Array(size)
     while (goesOn()) await this.bulk.send(data)
   }
-
-  async close() {
-    await this.room.leave()
-  }
 }

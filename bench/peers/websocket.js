@@ -31,10 +31,6 @@ export class Side {
       while (this.socket.bufferedAmount > WAITING) await new Promise((go) => setTimeout(go))
     }
   }
-
-  close() {
-    this.socket.close()
-  }
 }
 
 /** An open socket. */
