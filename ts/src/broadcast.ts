@@ -3,8 +3,9 @@ import type { SignalOptions } from './internal/emitter.js'
 import { type Link, closedError, deferred } from './internal/link.js'
 import type { Handle, TrackDown, TrackUp } from '../worker/protocol.js'
 
-/** `ready` waits while more than this is on its way to the Worker. */
+/** `ready` waits while this much, or this many writes, wait for the network. */
 const READY_BYTES = 1 << 20
+const READY_WRITES = 256
 /** A write is refused with `WRITE_FAILED` rather than have more than this on its way. */
 const WAITING_BYTES = 16 << 20
 
@@ -162,7 +163,12 @@ export class TrackWriter implements AsyncDisposable {
     this.#pipe.data((data, ts) => ({ t: 'datagram', data, ts }), bytes, options, false)
   }
 
-  /** Resolves when at most 1 MiB is on its way: await it in a loop that writes. */
+  /**
+   * Resolves when the network has taken so much that less than 1 MiB and 256 writes wait for it:
+   * await it in a loop that writes, and the slowest reader's network sets the pace. One that takes
+   * nothing for 2 s is not waited for. Resolves at once while nobody reads; rejects when the track has
+   * ended.
+   */
   get ready(): Promise<void> {
     return this.#pipe.ready()
   }
@@ -250,6 +256,7 @@ class TrackPipe {
   /** Before the broadcast is published: the newest group. */
   #kept: TrackUp[] = []
   #unacknowledged = 0
+  #writes = 0
   #groups = 0
   #waiting: (() => void)[] = []
   #end: { readonly error: RoomsError | undefined } | undefined
@@ -340,7 +347,9 @@ class TrackPipe {
   }
 
   async ready(): Promise<void> {
-    while (!this.#end && this.#unacknowledged >= READY_BYTES) await this.#change()
+    while (!this.#end && (this.#unacknowledged >= READY_BYTES || this.#writes >= READY_WRITES)) {
+      await this.#change()
+    }
     this.#check()
   }
 
@@ -367,16 +376,20 @@ class TrackPipe {
   }
 
   #send(message: TrackUp, transfer: Transferable[] = []): void {
-    const size = 'data' in message ? message.data.byteLength : 0
+    // Afterwards the buffer may be the Worker's.
+    const size = 'data' in message ? message.data.byteLength : undefined
     this.#port?.postMessage(message, transfer)
+    if (size === undefined) return
     this.#unacknowledged += size
+    this.#writes += 1
   }
 
   #receive(message: TrackDown | null): void {
     switch (message?.t) {
       case 'ack':
-        if (typeof message.bytes !== 'number') return
+        if (typeof message.bytes !== 'number' || typeof message.n !== 'number') return
         this.#unacknowledged = Math.max(0, this.#unacknowledged - message.bytes) || 0
+        this.#writes = Math.max(0, this.#writes - message.n) || 0
         this.#wake()
         return
       case 'demand':

@@ -54,6 +54,7 @@ export { RoomTicket } from './ticket.js'
 export type {
   Announcement,
   ChatMessage,
+  Datagram,
   Diagnosis,
   EndReason,
   EndpointAddr,

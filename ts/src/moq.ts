@@ -57,15 +57,24 @@ export class Moq {
   }
 
   /**
+   * Ends MoQ on this endpoint for good: peers get the code for leaving, and what is asked afterwards
+   * is `CLOSED`. This ends the sessions of its rooms, too. `Live.close` does it by itself. Idempotent.
+   */
+  async shutdown(): Promise<void> {
+    await this.#link.call('moqShutdown', [])
+  }
+
+  /**
    * Sessions that others open. With `Live.spawn({ moq: { accept: 'manual' } })` each waits for
-   * `accept()`, and is rejected after 10 s without a decision; otherwise all are accepted.
+   * `accept()`, and is rejected after 10 s without a decision; otherwise all are accepted. A reader
+   * that is too slow loses the oldest: see {@link IncomingSession.skipped}.
    */
   incomingSessions(options: SignalOptions = {}): Subscription<IncomingSession> {
     const link = this.#link
     return link.stream('incomingSessions', [], {
       window: EVENTS_WINDOW,
-      map: (wire: { pending: number; remoteId: EndpointId }) =>
-        new IncomingSession(link, wire.pending, wire.remoteId),
+      map: (wire: { pending: number; remoteId: EndpointId; skipped: number }) =>
+        new IncomingSession(link, wire.pending, wire.remoteId, wire.skipped),
       ...options,
     })
   }
@@ -75,14 +84,17 @@ export class Moq {
 export class IncomingSession {
   /** Who it is. */
   readonly remoteId: EndpointId
+  /** How many sessions were skipped right before this one, because they were read too slowly. */
+  readonly skipped: number
   readonly #link: Link
   readonly #pending: number
 
   /** @internal */
-  constructor(link: Link, pending: number, remoteId: EndpointId) {
+  constructor(link: Link, pending: number, remoteId: EndpointId, skipped: number) {
     this.#link = link
     this.#pending = pending
     this.remoteId = remoteId
+    this.skipped = skipped
   }
 
   /** Lets it in. Throws `SESSION_CLOSED` when it was decided before, or is gone. */
@@ -133,6 +145,14 @@ export class MoqSession {
     return new RemoteBroadcast(this.#link, this.#scope, this.remoteId, name)
   }
 
+  /**
+   * Publishes to all sessions of this session's scope, as {@link Moq.publish} and `room.publish` do:
+   * what one peer can read, the others of the scope can read as well.
+   */
+  async publish(name: string, broadcast: Broadcast): Promise<void> {
+    await this.#link.call('publish', [this.#scope, name, broadcast.attach(this.#link)])
+  }
+
   /** What the peer announces: first what is there, then each that comes and goes. */
   announced(options: SignalOptions = {}): Subscription<Announcement> {
     return this.#link.stream('announced', [this.#scope, this.remoteId], {
@@ -159,7 +179,10 @@ export class MoqSession {
     await this.#link.call('closeSession', [this.#scope, this.remoteId, code, reason])
   }
 
-  /** Settles with code and reason when the session has ended. Never rejects. */
+  /**
+   * Settles when the session has ended, with the code and the reason of whoever ended it; at once for
+   * one that has ended. Never rejects.
+   */
   get closed(): Promise<{ readonly code: number; readonly reason: string }> {
     this.#closed ??= this.#link
       .call('sessionClosed', [this.#scope, this.remoteId])

@@ -4,7 +4,7 @@ import type { SignalOptions } from './internal/emitter.js'
 import type { Link } from './internal/link.js'
 import { FRAMES_WINDOW, type PortStream } from './internal/port-stream.js'
 import type { ScopeId } from '../worker/protocol.js'
-import type { EndpointId, Frame } from './wire.js'
+import type { Datagram, EndpointId, Frame } from './wire.js'
 
 /** How a track is read. */
 export interface ReadOptions extends SignalOptions {
@@ -50,17 +50,48 @@ export class RemoteBroadcast {
       throw new RoomsError('INVALID_ARGUMENT', 'priority is an integer from 0 to 255')
     }
     const read = { priority, maxAgeMs, ordered, ...(start === undefined ? {} : { start }) }
+    const lost = { groups: 0 }
     const frames = this.#link.stream(
       'readTrack',
       [this.#scope, this.remoteId, this.name, name, read],
       {
         window: FRAMES_WINDOW,
-        map: (frame: Frame) => frame,
-        sizeOf: (frame: Frame) => frame.data.byteLength,
+        map: (item: Frame | Lost) => {
+          lost.groups += item.missed ?? 0
+          return 'data' in item ? item : undefined
+        },
+        sizeOf,
         signal,
       },
     )
-    return new TrackReader(name, frames)
+    return new TrackReader(name, frames, lost)
+  }
+
+  /**
+   * Reads a track's datagrams, which are not part of its groups: small, in no order, perhaps lost.
+   * While nobody reads, 64 wait, and then the oldest in the core are dropped.
+   */
+  datagrams(track: string, options: SignalOptions = {}): Subscription<Datagram> {
+    return this.#link.stream('readDatagrams', [this.#scope, this.remoteId, this.name, track], {
+      window: FRAMES_WINDOW,
+      map: (datagram: Datagram) => datagram,
+      sizeOf,
+      ...options,
+    })
+  }
+
+  /**
+   * Fetches the frames of one group, also of one that is older than readers want; it must still be
+   * kept, here or by its writer. Errors come to the reader: `NOT_ANNOUNCED` or `LAGGED` for a group
+   * that is not there (any more).
+   * @param sequence - the group's number
+   */
+  fetch(track: string, sequence: number, options: SignalOptions = {}): Subscription<Frame> {
+    return this.#link.stream(
+      'fetchGroup',
+      [this.#scope, this.remoteId, this.name, track, sequence],
+      { window: FRAMES_WINDOW, map: (frame: Frame) => frame, sizeOf, ...options },
+    )
   }
 
   /** Settles when the broadcast has ended, or its room or `Live` is closed. Never rejects. */
@@ -85,11 +116,21 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   /** The track's name. */
   readonly name: string
   readonly #frames: PortStream<Frame>
+  readonly #lost: { readonly groups: number }
 
   /** @internal */
-  constructor(name: string, frames: PortStream<Frame>) {
+  constructor(name: string, frames: PortStream<Frame>, lost: { readonly groups: number }) {
     this.name = name
     this.#frames = frames
+    this.#lost = lost
+  }
+
+  /**
+   * How many groups this reader asked for and did not get whole: overtaken by newer ones, too old,
+   * or no longer kept. Frames and groups say how many were lost before them.
+   */
+  get missed(): number {
+    return this.#lost.groups
   }
 
   /** One frame after the other, whichever their group. */
@@ -149,6 +190,8 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
 export class GroupReader implements AsyncIterable<Frame> {
   /** The group's number: each is higher than those written before it. */
   readonly sequence: number
+  /** How many groups were lost to this reader right before this one. */
+  readonly missed: number
   readonly #frames: PortStream<Frame>
   /** Frames of this group that were taken from the stream and not yet given out: at most one. */
   #first: Frame | undefined
@@ -158,6 +201,7 @@ export class GroupReader implements AsyncIterable<Frame> {
   /** @internal */
   constructor(frames: PortStream<Frame>, first: Frame) {
     this.sequence = first.group
+    this.missed = first.missed ?? 0
     this.#frames = frames
     this.#first = first
   }
@@ -190,6 +234,15 @@ export class GroupReader implements AsyncIterable<Frame> {
     while (await this.next());
     return this.#next?.frame
   }
+}
+
+/** Groups that were lost at the end of a track, after its last frame. */
+interface Lost {
+  readonly missed: number
+}
+
+function sizeOf(item: { readonly data?: Uint8Array }): number {
+  return item.data?.byteLength ?? 0
 }
 
 async function take(frames: PortStream<Frame>): Promise<Frame | undefined> {

@@ -95,6 +95,18 @@ export interface Frame {
   readonly group: number
   /** Its place in the group, from 0. */
   readonly index: number
+  /** How many groups, whole or in part, were lost to this reader before this frame; only if any. */
+  readonly missed?: number
+}
+
+/** A datagram of a track. */
+export interface Datagram {
+  /** The payload; this is the reader's own copy. */
+  readonly data: Uint8Array
+  /** The writer's presentation time, in µs. */
+  readonly timestamp: number
+  /** Its number, counted together with the track's groups. */
+  readonly sequence: number
 }
 
 /** A broadcast came (`active`) or went. */

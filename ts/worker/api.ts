@@ -215,6 +215,7 @@ export class Api implements PumpHost {
         this.#pump(port, () => this.#scope(scope).announced(remote)),
       incomingSessions: async (port) => this.#pump(port, () => core.incomingSessions()),
       decideIncoming: async (pending, accept) => core.decideIncoming(pending, accept),
+      moqShutdown: async () => core.moqShutdown(),
       waitBroadcast: async (scope, remote, name, signal) =>
         this.#until(signal, (cancel) => this.#scope(scope).waitBroadcast(remote, name, cancel)),
       broadcastClosed: async (scope, remote, name, signal) =>
@@ -223,6 +224,18 @@ export class Api implements PumpHost {
         this.#pump(port, (gone) =>
           this.#until(gone, (cancel) =>
             this.#scope(scope).readTrack(remote, name, track, options, cancel),
+          ),
+        ),
+      readDatagrams: async (scope, remote, name, track, port) =>
+        this.#pump(port, (gone) =>
+          this.#until(gone, (cancel) =>
+            this.#scope(scope).readDatagrams(remote, name, track, cancel),
+          ),
+        ),
+      fetchGroup: async (scope, remote, name, track, group, port) =>
+        this.#pump(port, (gone) =>
+          this.#until(gone, (cancel) =>
+            this.#scope(scope).fetchGroup(remote, name, track, group, cancel),
           ),
         ),
 

@@ -84,6 +84,7 @@ export interface CoreHandle {
   scope(): ScopeHandle
   incomingSessions(): StreamHandle
   decideIncoming(pending: number, accept: boolean): Promise<boolean>
+  moqShutdown(): Promise<void>
   openRoom(ticket: string, options: RoomOptions): Promise<RoomHandle>
   visibility(state: 'visible' | 'hidden' | 'frozen' | 'resumed'): void
   leaveNow(): void
@@ -132,6 +133,19 @@ export interface ScopeHandle {
     options: ReadOptions,
     cancel: CancelHandle,
   ): Promise<StreamHandle>
+  readDatagrams(
+    remote: string,
+    name: string,
+    track: string,
+    cancel: CancelHandle,
+  ): Promise<StreamHandle>
+  fetchGroup(
+    remote: string,
+    name: string,
+    track: string,
+    group: number,
+    cancel: CancelHandle,
+  ): Promise<StreamHandle>
   free(): void
 }
 
@@ -148,6 +162,10 @@ export interface TrackHandle {
   datagram(data: Uint8Array, timestampUs?: number): void
   used(): Promise<boolean>
   unused(): Promise<boolean>
+  /** Whether the network has taken enough of what was written. */
+  isReady(): boolean
+  /** Waits until it has; false when the track ended instead. */
+  ready(): Promise<boolean>
   isUsed(): boolean
   finish(): void
   abort(code: number): void

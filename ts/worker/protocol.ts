@@ -81,6 +81,8 @@ export interface Core {
   announced(scope: ScopeId, remote: string | undefined, port: MessagePort): Promise<void>
   incomingSessions(port: MessagePort): Promise<void>
   decideIncoming(pending: number, accept: boolean): Promise<boolean>
+  /** Ends all sessions of all scopes, for good. */
+  moqShutdown(): Promise<void>
   waitBroadcast(scope: ScopeId, remote: string, name: string): Promise<void>
   broadcastClosed(scope: ScopeId, remote: string, name: string): Promise<void>
   readTrack(
@@ -89,6 +91,21 @@ export interface Core {
     name: string,
     track: string,
     options: ReadOptions,
+    port: MessagePort,
+  ): Promise<void>
+  readDatagrams(
+    scope: ScopeId,
+    remote: string,
+    name: string,
+    track: string,
+    port: MessagePort,
+  ): Promise<void>
+  fetchGroup(
+    scope: ScopeId,
+    remote: string,
+    name: string,
+    track: string,
+    group: number,
     port: MessagePort,
   ): Promise<void>
 
@@ -227,8 +244,8 @@ export type TrackUp =
 
 /** To the writer of a track. */
 export type TrackDown =
-  /** So many bytes have been taken over. */
-  | { readonly t: 'ack'; readonly bytes: number }
+  /** So many writes, with so many bytes, have been taken by the network. */
+  | { readonly t: 'ack'; readonly n: number; readonly bytes: number }
   | { readonly t: 'demand'; readonly used: boolean }
   /** The track ended; without an error as the writer asked. */
   | { readonly t: 'closed'; readonly error: ErrorData | undefined }

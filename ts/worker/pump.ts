@@ -150,6 +150,28 @@ export function pumpTrack(
   const post = (message: TrackDown): void => port.postMessage(message)
   host.ports.add(port)
 
+  // Writes are acknowledged when the network has taken them: so the writer's `ready` waits for it.
+  let [owed, owedBytes, waiting] = [0, 0, false]
+  const settle = (): void => {
+    if (ended) return
+    post({ t: 'ack', n: owed, bytes: owedBytes })
+    ;[owed, owedBytes] = [0, 0]
+  }
+  const taken = (bytes: number): void => {
+    owed += 1
+    owedBytes += bytes
+    if (waiting) return
+    if (track.isReady()) return settle()
+    waiting = true
+    track.ready().then(
+      () => {
+        waiting = false
+        settle()
+      },
+      (thrown: unknown) => end(host.toData(thrown)),
+    )
+  }
+
   const end = (error: ErrorData | undefined): void => {
     if (ended) return
     ended = true
@@ -192,7 +214,7 @@ export function pumpTrack(
       default:
         throw new RoomsError('PROTOCOL', 'the writer said something unknown')
     }
-    post({ t: 'ack', bytes: message.data.byteLength })
+    taken(message.data.byteLength)
   }
 
   port.addEventListener('message', (event: MessageEvent<TrackUp>) => {

@@ -120,6 +120,19 @@ impl TrackWriter {
         promise(async move { Ok(demand.unused().await) })
     }
 
+    /// Whether the network has taken enough of what was written.
+    #[wasm_bindgen(js_name = isReady)]
+    pub fn is_ready(&self) -> bool {
+        self.inner.borrow().demand().is_ready()
+    }
+
+    /// Waits until it has; `false` when it ended instead.
+    #[wasm_bindgen(unchecked_return_type = "Promise<boolean>")]
+    pub fn ready(&self) -> Promise {
+        let demand = self.inner.borrow().demand();
+        promise(async move { Ok(demand.ready().await) })
+    }
+
     /// Ends it in good order.
     pub fn finish(&self) {
         self.inner.borrow_mut().finish();

@@ -177,14 +177,16 @@ impl Core {
         Scope::new(self.live.moq().own().clone())
     }
 
-    /// `{ pending, remoteId }` for each session that others open in the endpoint's own scope.
+    /// `{ pending, remoteId, skipped }` for each session that others open in the endpoint's own scope.
     #[wasm_bindgen(js_name = incomingSessions)]
     pub fn incoming_sessions(&self) -> Stream {
         let (pending, next) = (self.pending.clone(), self.next_pending.clone());
         Stream::unfold(self.live.moq().incoming_sessions(), move |mut sessions| {
             let (pending, next) = (pending.clone(), next.clone());
             async move {
+                let before = sessions.skipped();
                 let incoming = sessions.next().await?;
+                let skipped = (sessions.skipped() - before) as f64;
                 let remote = incoming.remote_id().to_string();
                 let number = next.get();
                 next.set(number.wrapping_add(1));
@@ -195,7 +197,11 @@ impl Core {
                 }
                 pending.insert(number, incoming);
                 drop(pending);
-                let item = object(&[("pending", number.into()), ("remoteId", remote.into())]);
+                let item = object(&[
+                    ("pending", number.into()),
+                    ("remoteId", remote.into()),
+                    ("skipped", skipped.into()),
+                ]);
                 Some((Ok(Item::small(item.into())), sessions))
             }
         })
@@ -211,6 +217,16 @@ impl Core {
                 Some(incoming) => incoming.reject(),
                 None => false,
             })
+        })
+    }
+
+    /// Ends all sessions of all scopes, for good.
+    #[wasm_bindgen(js_name = moqShutdown, unchecked_return_type = "Promise<void>")]
+    pub fn moq_shutdown(&self) -> Promise {
+        let live = self.live.clone();
+        done(async move {
+            live.moq().shutdown().await;
+            Ok(())
         })
     }
 

@@ -23,6 +23,13 @@ impl Failure {
         Self::new("INVALID_ARGUMENT", message.as_ref())
     }
 
+    /// A reader that was too slow for so many groups.
+    pub fn lagged(missed: u64) -> Self {
+        let error = moq::Error::Lagged;
+        let details = object(&[("missed", (missed as f64).into())]);
+        Self::new(error.code(), &error.to_string()).with("details", details.into())
+    }
+
     /// Something that is closed.
     pub fn closed(what: &str) -> Self {
         Self::new("CLOSED", &format!("the {what} is closed"))
@@ -84,7 +91,8 @@ pub fn object(fields: &[(&str, JsValue)]) -> Object {
     object
 }
 
-fn set(target: &JsValue, name: &str, value: &JsValue) {
+/// Sets a field of a plain object.
+pub fn set(target: &JsValue, name: &str, value: &JsValue) {
     // Setting a field of a plain object cannot fail.
     let _ = Reflect::set(target, &name.into(), value);
 }

@@ -1,6 +1,8 @@
 //! A MoQ scope: sessions and broadcasts by peer and name, so that JavaScript holds no handles of
 //! remote things.
 
+use std::time::Duration;
+
 use iroh::EndpointAddr;
 use iroh_rooms::moq;
 use js_sys::{Promise, Uint8Array};
@@ -11,7 +13,7 @@ use crate::{
     broadcast::{Broadcast, millis},
     core::Addr,
     endpoint_id,
-    error::{Failure, object},
+    error::{Failure, object, set},
     promise::Cancel,
     stream::{Item, Stream},
 };
@@ -132,13 +134,18 @@ impl Scope {
         Ok(object(&fields).into())
     }
 
-    /// Waits until the session with a peer is closed; at once when none stands.
+    /// Waits until the session with a peer is closed; at once when it was.
     #[wasm_bindgen(js_name = sessionClosed, unchecked_return_type = "Promise<SessionEnd>")]
     pub fn session_closed(&self, remote: &str, cancel: &Cancel) -> Promise {
-        let session = self.session(remote);
+        let (scope, remote) = (self.inner.clone(), endpoint_id(remote));
         cancel.promise(async move {
-            let session = session?.ok_or_else(|| Failure::closed("session"))?;
-            let end = session.closed().await;
+            let remote = remote?;
+            let end = match scope.session(remote) {
+                Some(session) => session.closed().await,
+                None => scope
+                    .ended(remote)
+                    .ok_or_else(|| Failure::closed("session"))?,
+            };
             Ok(object(&[
                 ("code", end.code.into()),
                 ("reason", end.reason.into()),
@@ -193,7 +200,8 @@ impl Scope {
         })
     }
 
-    /// Reads a track: `{ data, timestamp, group, index }` for each frame.
+    /// Reads a track: `{ data, timestamp, group, index, missed? }` for each frame, and `{ missed }` for
+    /// what is lost at its end.
     #[wasm_bindgen(js_name = readTrack, unchecked_return_type = "Promise<Stream>")]
     pub fn read_track(
         &self,
@@ -213,28 +221,127 @@ impl Scope {
                 ordered: options.ordered,
             };
             let reader = found.await?.track(&track, options).await?;
+            let frames = Frames {
+                reader,
+                told: 0,
+                ended: false,
+            };
+            Ok(Stream::unfold(frames, |mut frames| async {
+                let item = frames.next().await?;
+                Some((item, frames))
+            }))
+        })
+    }
+
+    /// Reads a track's datagrams: `{ data, timestamp, sequence }`.
+    #[wasm_bindgen(js_name = readDatagrams, unchecked_return_type = "Promise<Stream>")]
+    pub fn read_datagrams(
+        &self,
+        remote: &str,
+        name: String,
+        track: String,
+        cancel: &Cancel,
+    ) -> Promise {
+        let found = self.find(remote, name);
+        cancel.promise(async move {
+            let options = moq::TrackOptions::default();
+            let reader = found.await?.track(&track, options).await?;
             Ok(Stream::unfold(reader, |mut reader| async {
-                let item = match reader.next_frame().await {
-                    Ok(frame) => Ok(frame_item(frame?)),
+                let item = match reader.next_datagram().await {
+                    Ok(datagram) => {
+                        let datagram = datagram?;
+                        let number = ("sequence", datagram.sequence as f64);
+                        Ok(item(&datagram.data, datagram.timestamp, &[number]))
+                    }
                     Err(error) => Err(error.into()),
                 };
                 Some((item, reader))
             }))
         })
     }
+
+    /// Fetches one group: its frames as `readTrack` gives them.
+    #[wasm_bindgen(js_name = fetchGroup, unchecked_return_type = "Promise<Stream>")]
+    pub fn fetch_group(
+        &self,
+        remote: &str,
+        name: String,
+        track: String,
+        group: f64,
+        cancel: &Cancel,
+    ) -> Promise {
+        let found = self.find(remote, name);
+        cancel.promise(async move {
+            let options = moq::TrackOptions::default();
+            let reader = found.await?.track(&track, options).await?;
+            let group = reader.fetch(group as u64).await?;
+            Ok(Stream::unfold(group, |mut group| async {
+                let item = match group.next_frame().await {
+                    Ok(frame) => Ok(frame_item(&frame?, 0)),
+                    Err(error) => Err(error.into()),
+                };
+                Some((item, group))
+            }))
+        })
+    }
 }
 
-fn frame_item(frame: moq::Frame) -> Item {
-    let bytes = frame.data.len() + FRAME_OVERHEAD;
+/// A track's frames, and what was lost between them.
+struct Frames {
+    reader: moq::TrackReader,
+    /// How many lost groups have been told of.
+    told: u64,
+    ended: bool,
+}
+
+impl Frames {
+    async fn next(&mut self) -> Option<Result<Item, Failure>> {
+        if self.ended {
+            return None;
+        }
+        let frame = self.reader.next_frame().await;
+        let lagged = self.reader.lagged();
+        let missed = lagged.saturating_sub(std::mem::replace(&mut self.told, lagged));
+        match frame {
+            Ok(Some(frame)) => Some(Ok(frame_item(&frame, missed))),
+            Ok(None) if missed > 0 => {
+                self.ended = true;
+                let lost = object(&[("missed", (missed as f64).into())]);
+                Some(Ok(Item::small(lost.into())))
+            }
+            Ok(None) => None,
+            Err(moq::Error::Lagged) => Some(Err(Failure::lagged(lagged.max(1)))),
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+}
+
+fn frame_item(frame: &moq::Frame, missed: u64) -> Item {
+    let numbers = [
+        ("group", frame.group as f64),
+        ("index", frame.index as f64),
+        ("missed", missed as f64),
+    ];
+    let told = if missed > 0 { 3 } else { 2 };
+    item(
+        &frame.data,
+        frame.timestamp,
+        numbers.get(..told).unwrap_or_default(),
+    )
+}
+
+fn item(data: &[u8], timestamp: Duration, numbers: &[(&str, f64)]) -> Item {
     let fields = [
         // The one copy out of the WebAssembly memory.
-        ("data", Uint8Array::from(&frame.data[..]).into()),
-        ("timestamp", (frame.timestamp.as_micros() as f64).into()),
-        ("group", (frame.group as f64).into()),
-        ("index", (frame.index as f64).into()),
+        ("data", Uint8Array::from(data).into()),
+        ("timestamp", (timestamp.as_micros() as f64).into()),
     ];
+    let value = object(&fields);
+    for (name, number) in numbers {
+        set(&value, name, &(*number).into());
+    }
     Item {
-        value: object(&fields).into(),
-        bytes,
+        value: value.into(),
+        bytes: data.len() + FRAME_OVERHEAD,
     }
 }

@@ -1,12 +1,16 @@
 import { describe, inject } from 'vitest'
 
-import { meetingSuite } from '../support/meeting-suite.js'
+import { type Meeting, meetingSuite } from '../support/meeting-suite.js'
+import { moqSuite } from '../support/moq-suite.js'
 
 const relay = inject('relay')
 
-describe.runIf(relay)('with the real core', () =>
-  meetingSuite({
-    worker: () => new URL('/dist/worker.js', location.href),
-    relay: () => relay ?? '',
-  }),
-)
+const meeting: Meeting = {
+  worker: () => new URL('/dist/worker.js', location.href),
+  relay: () => relay ?? '',
+}
+
+describe.runIf(relay)('with the real core', () => {
+  meetingSuite(meeting)
+  describe('moq', () => moqSuite(meeting))
+})

@@ -12,6 +12,7 @@ import {
   RoomPublisher,
   RoomTicket,
   RoomsError,
+  type TrackReader,
   type WorkerLike,
 } from '../../src/index.js'
 import { SILENT_ID, idOf } from './fake-core.js'
@@ -408,6 +409,72 @@ export function boundarySuite(platform: Platform): void {
       writer.write(kept)
     })
 
+    it('hold a writer back until the network has taken it', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const frames = (await here.subscribe(here.self, 'b')).track('t').frames()
+      await writer.used()
+      writer.write(bytes('hold'))
+      for (let i = 0; i < 300; i += 1) writer.write(bytes('x'))
+      let taken = false
+      const ready = writer.ready.then(() => (taken = true))
+      // A call after all writes: when it is answered, they have been worked on.
+      await here.stats()
+      expect(taken).toBe(false)
+      await frames.return()
+      await ready
+      await broadcast.close()
+    })
+
+    it('tell a reader how many groups it lost, before the next and at the end', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      await here.publish('b', broadcast)
+      const remote = await here.subscribe(here.self, 'b')
+      const lossy = async (name: string): Promise<TrackReader> => {
+        const writer = broadcast.track(name)
+        const track = remote.track(name)
+        await writer.used()
+        for (const word of ['one', 'lost', 'lost', 'two', 'lost']) writer.write(bytes(word))
+        await writer.close()
+        return track
+      }
+      const reader = await lossy('frames')
+      const seen: unknown[] = []
+      for await (const { data, missed } of reader.frames()) seen.push(text.decode(data), missed)
+      expect(seen).toEqual(['one', undefined, 'two', 2])
+      expect(reader.missed).toBe(3)
+      const counts: number[] = []
+      for await (const group of await lossy('groups')) counts.push(group.missed)
+      expect(counts).toEqual([0, 2])
+    })
+
+    it('carry datagrams, and give out old groups', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const writer = broadcast.track('t')
+      await here.publish('b', broadcast)
+      const remote = await here.subscribe(here.self, 'b')
+      const datagrams = remote.datagrams('t')
+      // Until somebody listens there is nobody to get it.
+      const sending = setInterval(() => writer.datagram(bytes('quick'), { timestamp: 5 }), 10)
+      const datagram = (await datagrams.next()).value
+      clearInterval(sending)
+      expect(datagram).toMatchObject({ data: bytes('quick'), timestamp: 5 })
+      await datagrams.return()
+      const frames = remote.track('t').frames()
+      await writer.used()
+      for (const word of ['old', 'new']) writer.write(bytes(word))
+      const [first] = await take(frames, 2)
+      const old: string[] = []
+      for await (const { data } of remote.fetch('t', first!.group)) old.push(text.decode(data))
+      expect(old).toEqual(['old'])
+      const missing = await remote.fetch('t', 99).next().catch(caught)
+      expect(missing).toMatchObject({ code: 'NOT_ANNOUNCED' })
+    })
+
     it("report the core's refusal and a missing track", async () => {
       const here = await room()
       const broadcast = new Broadcast()
@@ -527,6 +594,21 @@ export function boundarySuite(platform: Platform): void {
       live.link.lifecycle('visible')
       const session = await (await incoming.next()).value?.accept()
       expect(session?.remoteId).toBe(live.endpointId)
+    })
+
+    it('says how many incoming sessions were skipped', async () => {
+      const live = await spawn()
+      const incoming = live.moq.incomingSessions()
+      live.link.lifecycle('visible')
+      expect((await incoming.next()).value?.skipped).toBe(2)
+      await live.moq.shutdown()
+    })
+
+    it('publishes by a session as by its scope', async () => {
+      const live = await spawn()
+      const session = await live.moq.connect(live.endpointId)
+      await session.publish('y', new Broadcast())
+      expect(await live.moq.publishedBroadcasts()).toEqual(['y'])
     })
   })
 

@@ -159,7 +159,11 @@ class FakeGroup implements GroupHandle {
 
 class FakeTrack implements TrackHandle {
   readonly readers = new Set<FakeStream>()
+  readonly datagrams = new Set<FakeStream>()
   #newest: Frame[] = []
+  #frames: Frame[] = []
+  #held = false
+  #lost = 0
   #groups = 0
   #end: { error: unknown } | undefined
   #waiting: (() => void)[] = []
@@ -167,7 +171,18 @@ class FakeTrack implements TrackHandle {
   frame(frame: Frame): void {
     if (this.#newest[0]?.group !== frame.group) this.#newest = []
     this.#newest.push(frame)
-    for (const reader of this.readers) reader.push({ ...frame, data: frame.data.slice() })
+    this.#frames.push(frame)
+    // What the tests write to have a reader lose it, and to have the network not take it.
+    const text = new TextDecoder().decode(frame.data.subarray(0, 4))
+    if (text === 'lost') {
+      this.#lost += 1
+      return
+    }
+    if (text === 'hold') this.#held = true
+    const missed = this.#lost > 0 ? { missed: this.#lost } : {}
+    this.#lost = 0
+    for (const reader of this.readers)
+      reader.push({ ...frame, ...missed, data: frame.data.slice() })
   }
 
   read(): FakeStream {
@@ -193,8 +208,35 @@ class FakeTrack implements TrackHandle {
     return new FakeGroup(this, this.#groups++)
   }
 
-  datagram(data: Uint8Array): void {
+  datagram(data: Uint8Array, timestampUs = 0): void {
     if (data.byteLength > 1_200) fail('TOO_LARGE', 'a datagram is too large', { limit: 1_200 })
+    const sequence = this.#groups++
+    for (const reader of this.datagrams) reader.push({ data, timestamp: timestampUs, sequence })
+  }
+
+  readDatagrams(): FakeStream {
+    const stream = new FakeStream(FRAMES_CAP, () => this.datagrams.delete(stream))
+    this.datagrams.add(stream)
+    return stream
+  }
+
+  fetch(group: number): FakeStream {
+    const frames = this.#frames.filter((frame) => frame.group === group)
+    if (frames.length === 0) fail('NOT_ANNOUNCED', `there is no group ${group}`)
+    const stream = new FakeStream(FRAMES_CAP)
+    for (const frame of frames) stream.push({ ...frame, data: frame.data.slice() })
+    stream.end()
+    return stream
+  }
+
+  isReady(): boolean {
+    return !this.#held
+  }
+
+  async ready(): Promise<boolean> {
+    while (this.#held && this.isUsed() && !this.#end) await this.#change()
+    this.#held = false
+    return !this.#end
   }
 
   isUsed(): boolean {
@@ -223,7 +265,11 @@ class FakeTrack implements TrackHandle {
 
   #close(error: unknown): void {
     this.#end ??= { error }
-    for (const reader of this.readers) reader.end(error)
+    for (const reader of this.readers) {
+      if (this.#lost > 0) reader.push({ missed: this.#lost })
+      reader.end(error)
+    }
+    for (const reader of this.datagrams) reader.end(error)
     this.readers.clear()
     this.#wake()
   }
@@ -356,8 +402,25 @@ class FakeScope implements ScopeHandle {
     track: string,
     _options: ReadOptions,
   ): Promise<StreamHandle> {
+    return this.#track(name, track).read()
+  }
+
+  async readDatagrams(_remote: string, name: string, track: string): Promise<StreamHandle> {
+    return this.#track(name, track).readDatagrams()
+  }
+
+  async fetchGroup(
+    _remote: string,
+    name: string,
+    track: string,
+    group: number,
+  ): Promise<StreamHandle> {
+    return this.#track(name, track).fetch(group)
+  }
+
+  #track(name: string, track: string): FakeTrack {
     const found = this.published.get(name)?.tracks.get(track)
-    return found ? found.read() : fail('NOT_ANNOUNCED', `there is no track ${name}/${track}`)
+    return found ?? fail('NOT_ANNOUNCED', `there is no track ${name}/${track}`)
   }
 
   free(): void {}
@@ -609,6 +672,10 @@ class FakeCore implements CoreHandle {
     return true
   }
 
+  async moqShutdown(): Promise<void> {
+    this.log.push('shutdown')
+  }
+
   async openRoom(_ticket: string, options: RoomOptions): Promise<RoomHandle> {
     if (options.displayName === 'slow') {
       await new Promise((resolve) => setTimeout(resolve, 100))
@@ -619,7 +686,7 @@ class FakeCore implements CoreHandle {
   visibility(state: string): void {
     this.log.push(state)
     this.#status.push({ status: state === 'frozen' ? 'reconnecting' : 'connected' })
-    this.#incoming.push({ pending: 1, remoteId: SELF_ID })
+    this.#incoming.push({ pending: 1, remoteId: SELF_ID, skipped: 2 })
   }
 
   leaveNow(): void {

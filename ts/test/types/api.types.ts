@@ -188,6 +188,14 @@ export async function broadcasts(here: Room, peer: Peer, signal: AbortSignal): P
     holds<Same<[typeof timestamp, typeof group, typeof index], [number, number, number]>>()
   }
   holds<Same<ReturnType<typeof reader.toReadable>, ReadableStream<Frame>>>()
+  holds<Same<typeof reader.missed, number>>()
+  for await (const { data, sequence } of remote.datagrams('clock', { signal })) {
+    holds<Same<[typeof data, typeof sequence], [Uint8Array, number]>>()
+  }
+  for await (const frame of remote.fetch('clock', 3, { signal })) {
+    holds<Same<typeof frame, Frame>>()
+    holds<Same<typeof frame.missed, number | undefined>>()
+  }
   await remote.closed
 }
 
@@ -197,6 +205,7 @@ export async function moq({ moq: own }: Live, broadcast: Broadcast): Promise<voi
   holds<Same<Awaited<ReturnType<typeof own.publishedBroadcasts>>, string[]>>()
   for await (const incoming of own.incomingSessions()) {
     holds<Same<typeof incoming, IncomingSession>>()
+    holds<Same<typeof incoming.skipped, number>>()
     await incoming.reject()
     holds<Same<Awaited<ReturnType<typeof incoming.accept>>, MoqSession>>()
   }
@@ -209,9 +218,11 @@ export async function moq({ moq: own }: Live, broadcast: Broadcast): Promise<voi
   const { bytesSent, path } = await session.stats()
   holds<Same<typeof bytesSent, number>>()
   holds<Same<typeof path, 'relay' | 'direct' | undefined>>()
+  await session.publish('name', broadcast)
   await session.close(5, 'enough')
   const { code, reason } = await session.closed
   holds<Same<[typeof code, typeof reason], [number, string]>>()
+  await own.shutdown()
 }
 
 /** A publisher. */

@@ -199,9 +199,12 @@ const CALLS: { [M in Method]: readonly unknown[] } = {
   announced: [0, id, 'port'],
   incomingSessions: ['port'],
   decideIncoming: [1, true],
+  moqShutdown: [],
   waitBroadcast: [ROOM, id, 'b'],
   broadcastClosed: [ROOM, id, 'b'],
   readTrack: [ROOM, id, 'b', 't', read, 'port'],
+  readDatagrams: [ROOM, id, 'b', 't', 'port'],
+  fetchGroup: [ROOM, id, 'b', 't', 0, 'port'],
   broadcastOpen: [BROADCAST],
   broadcastClose: [BROADCAST, undefined],
   trackOpen: [BROADCAST, 't', track, 'port'],
@@ -437,7 +440,7 @@ fuzz(
   [
     fc.array(
       mutated(
-        { t: 'ack', bytes: 3 },
+        { t: 'ack', n: 1, bytes: 3 },
         { t: 'demand', used: true },
         { t: 'demand', used: false },
         { t: 'closed', error },
