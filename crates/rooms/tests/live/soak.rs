@@ -8,8 +8,8 @@ use tokio::{runtime::Handle, time::sleep};
 
 use crate::net::{Relay, enter, joined, said, until};
 
-/// Connections of gossip may wait for their idle timeout.
-const SETTLE: Duration = Duration::from_secs(60);
+/// Connections of gossip are closed when they were silent for half a minute.
+const SETTLE: Duration = Duration::from_secs(150);
 
 fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
