@@ -27,6 +27,8 @@ pub const END_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a session that runs may take to notice a new group. One that does not want the group
 /// never takes it.
 const NOTICE: Duration = Duration::from_millis(50);
+/// How often a writer looks again whether anybody has noticed what it waits for.
+const GLANCE: Duration = Duration::from_millis(5);
 /// Groups that are remembered when the writer does not wait; the oldest are forgotten beyond.
 const REMEMBERED: usize = 2 * MAX_UNDER_WAY_GROUPS;
 
@@ -51,8 +53,7 @@ struct Written {
 }
 
 impl Written {
-    fn is_taken(&mut self, now: Instant) -> bool {
-        self.noticed |= ready_now(self.group.used());
+    fn is_taken(&self, now: Instant) -> bool {
         ready_now(self.group.unused()) && (self.noticed || now.duration_since(self.at) >= NOTICE)
     }
 }
@@ -73,10 +74,23 @@ impl UnderWay {
         self.groups.len() >= MAX_UNDER_WAY_GROUPS || self.bytes >= MAX_UNDER_WAY_BYTES
     }
 
+    /// A reader holds this group, or did. Readers come to groups in the order in which they are
+    /// written, so they have come to those before it as well.
+    fn noticed(&mut self, number: u64) {
+        for written in &mut self.groups {
+            written.noticed |= written.group.sequence <= number;
+        }
+    }
+
     /// Forgets what was taken.
     fn sweep(&mut self) {
         let now = Instant::now();
-        for mut written in std::mem::take(&mut self.groups) {
+        let newest = self.groups.iter().rev();
+        let mut held = newest.filter(|written| ready_now(written.group.used()));
+        if let Some(number) = held.next().map(|written| written.group.sequence) {
+            self.noticed(number);
+        }
+        for written in std::mem::take(&mut self.groups) {
             if written.is_taken(now) {
                 self.forget(&written);
             } else {
@@ -95,7 +109,7 @@ impl Flow {
     pub(crate) fn wrote(&self, group: group::Producer, bytes: u64) {
         let mut under_way = self.lock();
         let at = Instant::now();
-        while let Some(oldest) = under_way.groups.front_mut()
+        while let Some(oldest) = under_way.groups.front()
             && oldest.is_taken(at)
         {
             under_way.pop();
@@ -151,14 +165,14 @@ impl Flow {
         }
     }
 
-    /// Waits for one group, and forgets all if none was `taken` for too long.
+    /// Waits for one group, or to look again, and forgets all if none was `taken` for too long.
     async fn wait_for(&self, group: Option<group::Producer>, taken: u64, patience: Duration) {
         let Some(group) = group else { return };
-        let gone = async {
-            let _never = time::timeout(NOTICE, group.used()).await;
-            let _closed = group.unused().await;
-        };
-        if time::timeout(patience, gone).await.is_err() {
+        if time::timeout(GLANCE, group.used()).await.is_err() {
+            return;
+        }
+        self.lock().noticed(group.sequence);
+        if time::timeout(patience, group.unused()).await.is_err() {
             let mut under_way = self.lock();
             under_way.sweep();
             if under_way.taken == taken {
@@ -174,4 +188,59 @@ impl Flow {
 fn ready_now(future: impl Future) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     matches!(pin!(future).poll(&mut context), Poll::Ready(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_at_it_is_not_waited_for_by_the_clock() {
+        let broadcast = moq_net::broadcast::Info::new().produce();
+        let track = broadcast.create_track("t", None).unwrap();
+        let flow = Flow::default();
+        let write = || {
+            let group = track.append_group().unwrap();
+            flow.wrote(group.clone(), 1);
+            group
+        };
+        let groups: Vec<_> = (0..MAX_UNDER_WAY_GROUPS).map(|_| write()).collect();
+        assert!(flow.is_full());
+        // It takes one after the other. The clock goes on only when nobody has anything to do.
+        let start = Instant::now();
+        tokio::spawn(async move {
+            for group in groups {
+                let held = group.consume();
+                tokio::task::yield_now().await;
+                drop(held);
+            }
+        });
+        flow.ready().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert!(!flow.is_full());
+        flow.drained().await;
+        assert!(start.elapsed() <= NOTICE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_takes_nothing_is_waited_for_so_long() {
+        let broadcast = moq_net::broadcast::Info::new().produce();
+        let track = broadcast.create_track("t", None).unwrap();
+        let flow = Flow::default();
+        let mut held = Vec::new();
+        for _ in 0..2 * REMEMBERED {
+            let group = track.append_group().unwrap();
+            held.push(group.consume());
+            flow.wrote(group, 1);
+        }
+        let start = Instant::now();
+        flow.ready().await;
+        assert_eq!(start.elapsed(), READY_PATIENCE);
+        flow.drained().await;
+        assert_eq!(
+            start.elapsed(),
+            READY_PATIENCE,
+            "nothing is remembered of them"
+        );
+    }
 }
