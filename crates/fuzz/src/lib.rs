@@ -4,7 +4,11 @@
 /// All targets. Each takes any bytes, and panics when it has found something.
 #[cfg(fuzzing)]
 pub fn targets() -> impl Iterator<Item = &'static (&'static str, fn(&[u8]))> {
-    [iroh_rooms_kv::fuzz::TARGETS, iroh_rooms::fuzz::TARGETS]
-        .into_iter()
-        .flatten()
+    [
+        iroh_rooms_kv::fuzz::TARGETS,
+        iroh_rooms_moq::fuzz::TARGETS,
+        iroh_rooms::fuzz::TARGETS,
+    ]
+    .into_iter()
+    .flatten()
 }

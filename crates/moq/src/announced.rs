@@ -47,7 +47,7 @@ pub(crate) async fn guard_announcements(scope: Weak<ScopeInner>, mut cursor: ann
 }
 
 /// Takes a path of the remote table apart into peer and name.
-fn split(path: &str) -> Option<(EndpointId, &str)> {
+pub(crate) fn split(path: &str) -> Option<(EndpointId, &str)> {
     let (remote, name) = path.split_once('/')?;
     Some((EndpointId::from_str(remote).ok()?, name))
 }

@@ -40,6 +40,8 @@ mod broadcast;
 mod error;
 mod events;
 mod flow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gaps;
 mod handshake;
 mod incoming;
