@@ -72,8 +72,9 @@ async fn fifty_sessions_in_flat_memory() {
     for (_, reader) in &mut peers {
         assert!(frame(reader).await.is_none());
     }
+    // An endpoint that is dropped may take its last word with it.
     for (peer, _) in peers {
-        within("shutdown", peer.moq.shutdown()).await;
+        within("shutdown", peer.router.shutdown()).await.unwrap();
     }
     until("all have left", || publisher.moq.stats().sessions == 0).await;
 }
