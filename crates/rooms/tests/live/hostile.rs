@@ -232,9 +232,10 @@ async fn what_a_stranger_gossips_is_counted_and_shown_to_nobody() {
     many.broadcasts = (0..33).map(|n| n.to_string()).collect();
     say(&sender, signed(&secret(5), &many).encode()).await;
 
-    for (live, room) in [(&a, &room_a), (&b, &room_b)] {
-        holds("seven refusals", async || {
-            room.handle().stats().await.expect("open").refused >= before + 7
+    // What is said in its own name the second may know a newer word of, and then does not look further.
+    for (live, room, refusals) in [(&a, &room_a, 7), (&b, &room_b, 6)] {
+        holds("the refusals", async || {
+            room.handle().stats().await.expect("open").refused >= before + refusals
         })
         .await;
         let others = room.handle().peers();

@@ -10,7 +10,7 @@ use iroh_rooms::{
 use tokio::time::timeout;
 
 /// Long enough for a loaded machine, short enough to say that something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Relay {
     server: Server,
