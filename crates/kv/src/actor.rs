@@ -4,8 +4,8 @@
 //! 1. [`Kv::join`] subscribes to the topic and spawns the actor, which owns everything.
 //! 2. Own values go to the whole topic when they are put. With every new neighbour they are
 //!    signed again at once, and [`NEWCOMER_DELAY`] later what is known of others follows,
-//!    a few messages at a time, for neighbours only. The same happens every
-//!    [`Config::anti_entropy`] and when gossip says that it dropped messages.
+//!    a few messages at a time, for neighbours only. The same happens when gossip says that it
+//!    dropped messages, and every [`Config::anti_entropy`], at first more often ([`SETTLING`]).
 //! 3. If gossip ends the topic, it is joined again, with a delay that doubles up to
 //!    [`REJOIN_DELAY_MAX`], and subscribers hear [`Event::Detached`].
 //! 4. The actor ends, and with it the membership of the topic, with [`Kv::close`] or the last
@@ -51,6 +51,13 @@ const CALLS_CAP: usize = 64;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a new neighbour to telling it about others: time for it to hear of them first hand.
 const NEWCOMER_DELAY: Duration = Duration::from_millis(200);
+/// The first interval of anti-entropy after a new neighbour, four times as long each time:
+/// gossip tells only those neighbours that are next in its tree, and peers that join at once
+/// can prune a newcomer on all sides. The next message to the whole topic mends the tree.
+const SETTLING: Duration = Duration::from_secs(1);
+/// From signing own values again to repeating others' in anti-entropy: for the former to mend the
+/// tree, which the latter then follow. Gossip takes 80 ms and then 40 ms to ask for what it lacks.
+const MEND_DELAY: Duration = Duration::from_millis(300);
 /// Between two signings of own values for new neighbours.
 const REFRESH_GAP: Duration = Duration::from_millis(100);
 /// Between two starts of passes through the store for new neighbours.
@@ -116,6 +123,8 @@ pub(crate) struct Actor {
     repeats: VecDeque<(PublicKey, Bytes)>,
     tick_at: Instant,
     anti_entropy_at: Instant,
+    /// The next interval of anti-entropy, if shorter than [`Config::anti_entropy`].
+    settling: Duration,
     refresh_at: Option<Instant>,
     pass_at: Option<Instant>,
     repeats_at: Instant,
@@ -162,6 +171,7 @@ impl Actor {
             repeats: VecDeque::new(),
             tick_at: started + TICK,
             anti_entropy_at: started,
+            settling: Duration::MAX,
             refresh_at: None,
             pass_at: None,
             repeats_at: started,
@@ -338,6 +348,8 @@ impl Actor {
                 self.remember([peer]);
                 self.emit(Event::NeighborUp(peer));
                 self.resync(PASS_GAP);
+                self.settling = SETTLING;
+                self.anti_entropy_at = self.anti_entropy_at.min(self.next_anti_entropy(self.heard));
             }
             GossipEvent::NeighborDown(peer) => {
                 self.neighbors.remove(&peer);
@@ -390,7 +402,7 @@ impl Actor {
         if now >= self.anti_entropy_at {
             self.anti_entropy_at = self.next_anti_entropy(now);
             self.refresh_at = Some(now);
-            self.pass_at = Some(now);
+            self.pass_at = Some(now + MEND_DELAY);
         }
         if self.refresh_at.is_some_and(|at| now >= at) {
             self.refresh_at = None;
@@ -408,8 +420,9 @@ impl Actor {
         }
     }
 
-    fn next_anti_entropy(&self, now: Instant) -> Instant {
-        let interval = self.config.anti_entropy.max(TICK);
+    fn next_anti_entropy(&mut self, now: Instant) -> Instant {
+        let interval = self.config.anti_entropy.max(TICK).min(self.settling);
+        self.settling = self.settling.saturating_mul(4);
         now + interval.mul_f64(rand::rng().random_range(0.8..1.2))
     }
 
