@@ -37,6 +37,7 @@ const BOUNDARY = [
 ]
 
 const LEVERS = [
+  ['start, ms', 'start'],
   ['join, ms', 'join'],
   ['round trip, ms', 'trip'],
   ['1 KiB, MB/s', `bulk ${SMALL}`],
