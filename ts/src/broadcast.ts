@@ -1,13 +1,20 @@
 import { RoomsError } from './errors.js'
 import type { SignalOptions } from './internal/emitter.js'
 import { type Link, closedError, deferred } from './internal/link.js'
-import type { Handle, TrackDown, TrackUp } from '../worker/protocol.js'
+import type { Handle, TrackDown, TrackPost, TrackUp } from '../worker/protocol.js'
 
 /** `ready` waits while this much, or this many writes, wait for the network. */
 const READY_BYTES = 1 << 20
 const READY_WRITES = 256
 /** A write is refused with `WRITE_FAILED` rather than have more than this on its way. */
 const WAITING_BYTES = 16 << 20
+/** Frames of at most this many bytes are posted together, if they come without a pause ... */
+const BATCHED_BYTES = 4 << 10
+/** ... so many microtasks long: those of a loop that awaits `ready`, but not a turn of the event loop. */
+const BATCH_PATIENCE = 8
+/** At most so many messages and bytes are posted together. */
+const BATCH_MESSAGES = 64
+const BATCH_BYTES = 64 << 10
 
 /** How a track is sent. */
 export interface TrackOptions {
@@ -255,6 +262,11 @@ class TrackPipe {
   #port: MessagePort | undefined
   /** Before the broadcast is published: the newest group. */
   #kept: TrackUp[] = []
+  /** What is posted together; see {@link TrackPipe.#send}. */
+  #batch: TrackUp[] = []
+  #batchBytes = 0
+  /** Microtasks until the batch is posted. */
+  #patience = 0
   #unacknowledged = 0
   #writes = 0
   #groups = 0
@@ -375,13 +387,42 @@ class TrackPipe {
     else if (message.t === 'write' || message.t === 'group') this.#kept = [message]
   }
 
+  /** Small messages wait for those that follow without a pause, and are posted as one. */
   #send(message: TrackUp, transfer: Transferable[] = []): void {
-    // Afterwards the buffer may be the Worker's.
-    const size = 'data' in message ? message.data.byteLength : undefined
-    this.#port?.postMessage(message, transfer)
-    if (size === undefined) return
-    this.#unacknowledged += size
-    this.#writes += 1
+    const size = 'data' in message ? message.data.byteLength : 0
+    if ('data' in message) {
+      this.#unacknowledged += size
+      this.#writes += 1
+    }
+    if (size > BATCHED_BYTES || transfer.length > 0) {
+      this.#flush()
+      this.#port?.postMessage(message, transfer)
+      return
+    }
+    // Cloning happens only when it is posted: keep what the bytes are now.
+    this.#batch.push('data' in message ? { ...message, data: message.data.slice() } : message)
+    this.#batchBytes += size
+    if (this.#batch.length >= BATCH_MESSAGES || this.#batchBytes >= BATCH_BYTES) this.#flush()
+    else if (this.#patience > 0) this.#patience = BATCH_PATIENCE
+    else {
+      this.#patience = BATCH_PATIENCE
+      queueMicrotask(this.#wait)
+    }
+  }
+
+  readonly #wait = (): void => {
+    this.#patience -= 1
+    if (this.#patience > 0) queueMicrotask(this.#wait)
+    else this.#flush()
+  }
+
+  #flush(): void {
+    const v = this.#batch
+    const [first] = v
+    if (!first) return
+    this.#batch = []
+    this.#batchBytes = 0
+    this.#port?.postMessage((v.length > 1 ? { t: 'batch', v } : first) satisfies TrackPost)
   }
 
   #receive(message: TrackDown | null): void {

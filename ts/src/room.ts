@@ -225,8 +225,8 @@ export class Room extends RoomHandle {
     const { link } = live
     const handle = link.newHandle()
     const map = eventMapper(link, handle)
-    const main = link.newStream({ window: EVENTS_WINDOW, map })
-    const cursor = link.newStream({ window: EVENTS_WINDOW, map })
+    const events = { window: EVENTS_WINDOW, map, owner: handle }
+    const [main, cursor] = [link.newStream(events), link.newStream(events)]
     const wireOptions = {
       autoSubscribe,
       ...(displayName === undefined ? {} : { displayName }),

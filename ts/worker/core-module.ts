@@ -179,9 +179,17 @@ export interface GroupHandle {
   free(): void
 }
 
-/** Items one batch after the other; a batch that is not the last has at least one item. */
+/** Some items of a stream; one that is not the last has at least one. */
+export interface Batch {
+  /** An array, or its JSON. */
+  items: unknown[] | string
+  count: number
+  done: boolean
+}
+
+/** Items one batch after the other. */
 export interface StreamHandle {
-  nextBatch(maxItems: number, maxBytes: number): Promise<{ items: unknown[]; done: boolean }>
+  nextBatch(maxItems: number, maxBytes: number): Promise<Batch>
   cancel(): void
   free(): void
 }

@@ -224,7 +224,8 @@ export type StreamUp =
 
 /** To the reader of a stream. */
 export type StreamDown =
-  | { readonly t: 'items'; readonly v: unknown[] }
+  /** An array of items, or its JSON. */
+  | { readonly t: 'items'; readonly v: unknown[] | string }
   | { readonly t: 'end' }
   | { readonly t: 'err'; readonly error: ErrorData }
 
@@ -241,6 +242,9 @@ export type TrackUp =
     }
   | { readonly t: 'group-end'; readonly group: number; readonly code: number | undefined }
   | { readonly t: 'end'; readonly code: number | undefined }
+
+/** What a track's writer posts: a message costs much more than what is in it, if that is small. */
+export type TrackPost = TrackUp | { readonly t: 'batch'; readonly v: readonly TrackUp[] }
 
 /** To the writer of a track. */
 export type TrackDown =

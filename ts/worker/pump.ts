@@ -10,7 +10,7 @@ import type {
   StreamHandle,
   TrackHandle,
 } from './core-module.js'
-import type { StreamDown, StreamUp, TrackDown, TrackUp } from './protocol.js'
+import type { StreamDown, StreamUp, TrackDown, TrackPost, TrackUp } from './protocol.js'
 
 /** Items asked for at once: enough to spread a message's cost, little enough to start early. */
 const BATCH_ITEMS = 256
@@ -45,11 +45,11 @@ export async function pumpStream(
     cancel = (): void => opened.cancel()
     reader.gone.addEventListener('abort', cancel)
     while (await reader.granted()) {
-      const { items, done } = await stream.nextBatch(
+      const { items, count, done } = await stream.nextBatch(
         Math.min(reader.items, BATCH_ITEMS),
         Math.min(reader.bytes, BATCH_BYTES),
       )
-      if (items.length > 0) reader.send(items)
+      if (count > 0) reader.send(items, count)
       if (done) {
         reader.post({ t: 'end' })
         break
@@ -106,9 +106,9 @@ class Reader {
   }
 
   /** Sends items; their bytes are the reader's own copy already, so they are moved. */
-  send(items: unknown[]): void {
+  send(items: unknown[] | string, count: number): void {
     const buffers = new Set<ArrayBuffer>()
-    for (const item of items) {
+    for (const item of typeof items === 'string' ? [] : items) {
       const data = (item as { data?: unknown } | null)?.data
       if (!(data instanceof Uint8Array)) continue
       this.bytes -= data.byteLength
@@ -118,7 +118,7 @@ class Reader {
         buffers.add(buffer)
       }
     }
-    this.items -= items.length
+    this.items -= count
     this.post({ t: 'items', v: items }, [...buffers])
   }
 
@@ -157,10 +157,8 @@ export function pumpTrack(
     post({ t: 'ack', n: owed, bytes: owedBytes })
     ;[owed, owedBytes] = [0, 0]
   }
-  const taken = (bytes: number): void => {
-    owed += 1
-    owedBytes += bytes
-    if (waiting) return
+  const acknowledge = (): void => {
+    if (ended || waiting || owed === 0) return
     if (track.isReady()) return settle()
     waiting = true
     track.ready().then(
@@ -214,13 +212,17 @@ export function pumpTrack(
       default:
         throw new RoomsError('PROTOCOL', 'the writer said something unknown')
     }
-    taken(message.data.byteLength)
+    owed += 1
+    owedBytes += message.data.byteLength
   }
 
-  port.addEventListener('message', (event: MessageEvent<TrackUp>) => {
-    if (ended) return
+  port.addEventListener('message', ({ data }: MessageEvent<TrackPost>) => {
     try {
-      take(event.data)
+      for (const message of data.t === 'batch' ? data.v : [data]) {
+        if (ended) return
+        take(message)
+      }
+      acknowledge()
     } catch (thrown) {
       end(host.toData(thrown))
     }

@@ -50,15 +50,11 @@ impl Room {
         Ok(to_js(&self.handle.peers())?)
     }
 
-    /// A cursor of the events, each as JSON; it begins with those present. A string crosses in one
-    /// call, an object in two for each field.
+    /// A cursor of the events, as JSON; it begins with those present.
     pub fn events(&self) -> Stream {
         Stream::unfold(self.handle.events(), |mut events| async {
             let event = events.recv().await?;
-            let item = serde_json::to_string(&event)
-                .map(|json| Item::small(json.into()))
-                .map_err(|error| Failure::new("INTERNAL", &error.to_string()));
-            Some((item, events))
+            Some((Item::json(&event), events))
         })
     }
 
@@ -153,7 +149,7 @@ impl Room {
                     ("json", message.json.into()),
                 ];
                 let value = object(&fields).into();
-                Some((Ok(Item { value, bytes }), channel))
+                Some((Ok(Item::Object(value, bytes)), channel))
             }))
         })
     }

@@ -340,8 +340,5 @@ fn item(data: &[u8], timestamp: Duration, numbers: &[(&str, f64)]) -> Item {
     for (name, number) in numbers {
         set(&value, name, &(*number).into());
     }
-    Item {
-        value: value.into(),
-        bytes: data.len() + FRAME_OVERHEAD,
-    }
+    Item::Object(value.into(), data.len() + FRAME_OVERHEAD)
 }

@@ -4,6 +4,7 @@ use std::{cell::Cell, pin::Pin, rc::Rc};
 
 use js_sys::{Array, Object, Promise};
 use n0_future::{StreamExt, future, stream};
+use serde::Serialize;
 use tokio::sync::{Mutex, Notify};
 use wasm_bindgen::prelude::*;
 
@@ -12,16 +13,60 @@ use crate::{
     promise::promise,
 };
 
-/// One item, and the bytes it counts for.
-pub struct Item {
-    pub value: JsValue,
-    pub bytes: usize,
+/// One item of a stream; all of one stream are of one kind.
+pub enum Item {
+    /// An object, and the bytes it counts for: for what holds bytes.
+    Object(JsValue, usize),
+    /// JSON, for small things that come often: a whole batch crosses as one string, an object costs
+    /// two calls for each field.
+    Json(String),
 }
 
 impl Item {
-    /// An item that is not measured in bytes.
+    /// An object that is not measured in bytes.
     pub fn small(value: JsValue) -> Self {
-        Self { value, bytes: 0 }
+        Self::Object(value, 0)
+    }
+
+    /// Anything that can be JSON.
+    pub fn json(value: &impl Serialize) -> Result<Self, Failure> {
+        serde_json::to_string(value)
+            .map(Self::Json)
+            .map_err(|error| Failure::new("INTERNAL", &error.to_string()))
+    }
+}
+
+/// What one batch holds.
+#[derive(Default)]
+struct Batch {
+    count: u32,
+    bytes: usize,
+    objects: Array,
+    /// An array without its end.
+    json: String,
+}
+
+impl Batch {
+    fn push(&mut self, item: Item) {
+        self.count += 1;
+        match item {
+            Item::Object(value, bytes) => {
+                self.objects.push(&value);
+                self.bytes += bytes;
+            }
+            Item::Json(json) => {
+                self.json.push(if self.json.is_empty() { '[' } else { ',' });
+                self.json.push_str(&json);
+            }
+        }
+    }
+
+    fn items(mut self) -> JsValue {
+        if self.json.is_empty() {
+            return self.objects.into();
+        }
+        self.json.push(']');
+        self.json.into()
     }
 }
 
@@ -73,7 +118,8 @@ impl Stream {
 #[wasm_bindgen]
 impl Stream {
     /// Waits for at least one item and takes what else is there, within the limits; the first
-    /// item comes even if it is larger. `done` says that there are no more.
+    /// item comes even if it is larger. `items` is an array, or its JSON; `done` says that there are
+    /// no more.
     #[wasm_bindgen(js_name = nextBatch, unchecked_return_type = "Promise<Batch>")]
     pub fn next_batch(&self, max_items: u32, max_bytes: u32) -> Promise {
         promise(next_batch(self.shared.clone(), max_items, max_bytes))
@@ -94,8 +140,7 @@ async fn next_batch(shared: Rc<Shared>, max_items: u32, max_bytes: u32) -> Resul
     if let Some(failure) = state.failed.take() {
         return Err(failure);
     }
-    let items = Array::new();
-    let mut bytes = 0;
+    let mut batch = Batch::default();
     let first = async {
         if shared.cancelled.get() {
             None
@@ -111,17 +156,14 @@ async fn next_batch(shared: Rc<Shared>, max_items: u32, max_bytes: u32) -> Resul
     let done = loop {
         match next {
             None => break true,
-            Some(Err(failure)) if items.length() == 0 => return Err(failure),
+            Some(Err(failure)) if batch.count == 0 => return Err(failure),
             Some(Err(failure)) => {
                 state.failed = Some(failure);
                 break false;
             }
-            Some(Ok(item)) => {
-                items.push(&item.value);
-                bytes += item.bytes;
-            }
+            Some(Ok(item)) => batch.push(item),
         }
-        if items.length() >= max_items || bytes >= max_bytes as usize {
+        if batch.count >= max_items || batch.bytes >= max_bytes as usize {
             break false;
         }
         match future::poll_once(state.source.next()).await {
@@ -133,5 +175,11 @@ async fn next_batch(shared: Rc<Shared>, max_items: u32, max_bytes: u32) -> Resul
         // What the source holds open is let go.
         state.source = Box::pin(stream::empty());
     }
-    Ok(object(&[("items", items.into()), ("done", done.into())]))
+    let count = batch.count.into();
+    let fields = [
+        ("items", batch.items()),
+        ("count", count),
+        ("done", done.into()),
+    ];
+    Ok(object(&fields))
 }

@@ -10,7 +10,7 @@ const TYPES: &str = r#"
 import type {
   ChatMessage, CoreStats, Diagnosis, EndpointAddr, Peer, RoomStats, SessionStats, Status,
 } from '../../ts/src/wire.js';
-export interface Batch { items: unknown[]; done: boolean }
+export interface Batch { items: unknown[] | string; count: number; done: boolean }
 export interface CoreOptions {
   relays: 'n0' | string[];
   secretKey?: Uint8Array;

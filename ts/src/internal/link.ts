@@ -193,13 +193,16 @@ export class Link {
     this.call(method, args, { transfer }).catch(() => undefined)
   }
 
-  /** Opens a stream. Failing to open it is the stream's own error. */
+  /** Opens a stream, of the room or scope that is its first argument. Failing to open it is its error. */
   stream<M extends StreamMethod, T>(
     method: M,
     args: StreamArgs<M>,
     options: PortStreamOptions<T>,
   ): PortStream<T> {
-    const { stream, port, fail } = this.newStream(options)
+    const [owner] = args as readonly unknown[]
+    const { stream, port, fail } = this.newStream(
+      typeof owner === 'number' ? { ...options, owner } : options,
+    )
     this.call(method, [...args, port] as never, { transfer: [port] }).catch(fail)
     return stream
   }
@@ -225,6 +228,11 @@ export class Link {
       port: port2,
       fail: (error) => state.fail(error),
     }
+  }
+
+  /** A room is over: its streams end, also those that nobody reads. */
+  expire(room: Handle): void {
+    for (const state of this.#streams) if (state.owner === room) state.expire()
   }
 
   /** A channel to the Worker; `port1` is closed with the link, after `onEnd` was told. */

@@ -2,7 +2,7 @@
 import type { Link } from './link.js'
 
 /** How long a page that goes away is kept busy, so that the Worker's goodbye gets out. */
-const GOODBYE_MS = 20
+const GOODBYE_MS = 50
 
 /** Forwards the page's events until the returned function is called. */
 export function watchPage(link: Link): () => void {

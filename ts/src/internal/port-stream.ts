@@ -30,6 +30,8 @@ export interface PortStreamOptions<T> {
   /** Bytes of an item, as it came over the port. */
   readonly sizeOf?: (wire: never) => number
   readonly signal?: AbortSignal | undefined
+  /** The room or scope whose end is the stream's; see {@link StreamState.expire}. */
+  readonly owner?: number
   /** Called once, however the stream ends. */
   readonly onClose?: () => void
 }
@@ -64,6 +66,10 @@ export class StreamState<T> {
   #takenBytes = 0
   /** Items that may still come: a Worker that sends more is not believed. */
   #granted = 0
+  /** Bytes that may still come; the last item may be larger. */
+  #grantedBytes = 0
+  /** Whether there is nothing new to come; see {@link expire}. */
+  #expired = false
   readonly #onAbort = (): void => this.abort(this.#options.signal?.reason)
 
   constructor(port: DataPort, options: PortStreamOptions<T>) {
@@ -74,6 +80,10 @@ export class StreamState<T> {
     this.#grant(options.window.items, options.window.bytes)
     if (options.signal?.aborted) this.#onAbort()
     else options.signal?.addEventListener('abort', this.#onAbort)
+  }
+
+  get owner(): number | undefined {
+    return this.#options.owner
   }
 
   get buffered(): number {
@@ -119,12 +129,28 @@ export class StreamState<T> {
     this.#end(undefined)
   }
 
+  /**
+   * What it reads from is over. The Worker sends the rest and the end as long as there is credit; of a
+   * reader that lets its window fill up the rest is dropped, or it would hold its stream open for ever.
+   */
+  expire(): void {
+    this.#expired = true
+    this.#starve()
+  }
+
+  #starve(): void {
+    if (this.#ended || (this.#granted > 0 && this.#grantedBytes > 0)) return
+    this.#post({ t: 'cancel' })
+    this.#end(undefined)
+  }
+
   #receive(message: StreamDown | null): void {
     if (this.#ended) return
     try {
       switch (message?.t) {
         case 'items':
-          for (const wire of message.v) this.#offer(wire)
+          for (const wire of itemsOf(message.v)) this.#offer(wire)
+          if (this.#expired) this.#starve()
           return
         case 'end':
           this.#end(undefined)
@@ -148,6 +174,7 @@ export class StreamState<T> {
     this.#granted -= 1
     const { map, sizeOf } = this.#options
     const size = sizeOf?.(wire as never) ?? 0
+    this.#grantedBytes -= size
     const item = map(wire as never)
     if (item === undefined) {
       this.#taken(size)
@@ -208,12 +235,17 @@ export class StreamState<T> {
 
   #grant(items: number, bytes: number): void {
     this.#granted += items
+    this.#grantedBytes += bytes
     this.#post({ t: 'credit', n: items, bytes })
   }
 
   #post(message: StreamUp): void {
     this.#port.postMessage(message)
   }
+}
+
+function itemsOf(items: unknown[] | string): Iterable<unknown> {
+  return typeof items === 'string' ? (JSON.parse(items) as unknown[]) : items
 }
 
 // A reader that was forgotten can never read again: stop the Worker from sending to it.

@@ -143,6 +143,7 @@ export class RoomShared {
   #end(closed: RoomClosed): void {
     if (this.#over) return
     this.#over = true
+    this.link.expire(this.handle)
     this.log.end(closed.reason === 'crashed' ? (closed.error ?? closedError()) : undefined)
     if (this.#status !== 'disconnected') {
       this.#status = 'disconnected'
@@ -152,10 +153,9 @@ export class RoomShared {
   }
 }
 
-/** Makes the public event of the JSON that came over the boundary. */
-export function eventMapper(link: Link, room: Handle): (json: string) => RoomEvent {
-  return (json) => {
-    const wire = JSON.parse(json) as WireEvent
+/** Makes the public event of what came over the boundary. */
+export function eventMapper(link: Link, room: Handle): (wire: WireEvent) => RoomEvent {
+  return (wire) => {
     if ('peer' in wire) freeze(wire.peer)
     if (wire.type !== 'broadcast-subscribed') return Object.freeze(wire)
     const { type, peer, name } = wire

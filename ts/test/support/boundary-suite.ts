@@ -286,6 +286,23 @@ export function boundarySuite(platform: Platform): void {
       expect(await here.sendChat('x').catch(caught)).toMatchObject({ code: 'CLOSED' })
       expect(await here.events().next().catch(caught)).toMatchObject({ code: 'CLOSED' })
     })
+
+    it('that nobody reads do not outlive their room', async () => {
+      const here = await room()
+      const { live } = here
+      const counters = async (): Promise<object> => {
+        const { objects, ports } = await live.stats()
+        return { objects, ports }
+      }
+      const unread = here.events({ buffer: 4 })
+      // More than fits here and in the Worker: of the room's own reader, too.
+      await here.sendChat('/burst 1000')
+      await expect.poll(() => here.tryRecv()).toBeDefined()
+      await here.leave()
+      await expect.poll(counters).toEqual({ objects: 1, ports: 1 })
+      expect((await take(unread, 4)).map(({ type }) => type)).toContain('chat-message')
+      expect(await unread.next()).toEqual({ done: true, value: undefined })
+    })
   })
 
   describe('chat and channels', () => {

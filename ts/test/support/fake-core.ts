@@ -3,6 +3,7 @@
  * their chat tells them (`/join bob`), broadcasts are read back by their own publisher.
  */
 import type {
+  Batch,
   BroadcastHandle,
   CancelHandle,
   CoreHandle,
@@ -70,10 +71,7 @@ export class FakeStream implements StreamHandle {
     this.#wake?.()
   }
 
-  async nextBatch(
-    maxItems: number,
-    maxBytes: number,
-  ): Promise<{ items: unknown[]; done: boolean }> {
+  async nextBatch(maxItems: number, maxBytes: number): Promise<Batch & { items: unknown[] }> {
     this.#check()
     if (maxItems < 1 || maxBytes < 1) throw new Error('asked without credit')
     while (this.#items.length === 0 && !this.#done) {
@@ -94,7 +92,8 @@ export class FakeStream implements StreamHandle {
       items.push(this.#items.shift())
     }
     if (items.length === 0 && this.#error !== undefined) throw this.#error
-    return { items, done: this.#done && this.#items.length === 0 && this.#error === undefined }
+    const done = this.#done && this.#items.length === 0 && this.#error === undefined
+    return { items, count: items.length, done }
   }
 
   cancel(): void {
@@ -116,12 +115,9 @@ export class FakeStream implements StreamHandle {
 
 /** Room events cross as JSON. */
 class EventStream extends FakeStream {
-  override async nextBatch(
-    maxItems: number,
-    maxBytes: number,
-  ): Promise<{ items: unknown[]; done: boolean }> {
-    const { items, done } = await super.nextBatch(maxItems, maxBytes)
-    return { items: items.map((item) => JSON.stringify(item)), done }
+  override async nextBatch(maxItems: number, maxBytes: number): Promise<never> {
+    const batch = await super.nextBatch(maxItems, maxBytes)
+    return { ...batch, items: JSON.stringify(batch.items) } as never
   }
 }
 

@@ -272,6 +272,14 @@ const up = mutated(
   { t: 'group', group: 1 },
   { t: 'frame', group: 1, data: new Uint8Array(3), ts: undefined },
   { t: 'group-end', group: 1, code: undefined },
+  {
+    t: 'batch',
+    v: [
+      { t: 'group', group: 2 },
+      { t: 'frame', group: 2, data: new Uint8Array(2), ts: undefined },
+      { t: 'group-end', group: 2, code: 5 },
+    ],
+  },
   { t: 'end', code: 3 },
 )
 
@@ -399,6 +407,7 @@ fuzz(
       mutated(
         { t: 'items', v: [{ n: 1 }, { n: 2 }] },
         { t: 'items', v: Array.from({ length: 9 }, () => ({ n: 1 })) },
+        { t: 'items', v: '[{"n":1},{"n":2}]' },
         { t: 'end' },
         { t: 'err', error },
       ),
@@ -431,6 +440,8 @@ fuzz(
   [
     [[{ t: 'items' }], []],
     [[{ t: 'items', v: [null] }], []],
+    [[{ t: 'items', v: '[{"n":1}' }], ['next']],
+    [[{ t: 'items', v: '7' }], ['next']],
     [[{ t: 'err' }], ['next']],
   ],
 )
