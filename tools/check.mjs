@@ -29,6 +29,8 @@ export async function check({ fix = false } = {}) {
         'clippy',
         '-p',
         'iroh-rooms-bindings',
+        '-p',
+        'iroh-rooms-consensus',
         ...WASM,
         ...STRICT,
         '-A',

@@ -46,6 +46,13 @@ const LAYERS = {
     limit: 10 * MINUTE,
     ...script('fuzz.mjs', '--seconds', '20'),
   },
+  sim: {
+    about: 'rooms with agreed state, each with faults of its own',
+    needs: ['native'],
+    limit: 10 * MINUTE,
+    command: [at('target/debug/iroh-rooms-sim'), '--seeds', '4000', '--known'],
+    count: countLine,
+  },
   node: {
     about: 'TypeScript in Node',
     needs: ['module', 'native'],

@@ -5,6 +5,7 @@
 #[cfg(fuzzing)]
 pub fn targets() -> impl Iterator<Item = &'static (&'static str, fn(&[u8]))> {
     [
+        iroh_rooms_consensus::fuzz::TARGETS,
         iroh_rooms_kv::fuzz::TARGETS,
         iroh_rooms_moq::fuzz::TARGETS,
         iroh_rooms::fuzz::TARGETS,
