@@ -21,6 +21,11 @@ export async function check({ fix = false } = {}) {
   const rust = [
     ['arrows', arrows],
     ['cargo fmt', cargo('fmt', '--all', ...(fix ? [] : ['--check']))],
+    // A workspace of its own.
+    [
+      'cargo fmt tools/interop',
+      cargo('fmt', '--manifest-path', at('tools/interop/Cargo.toml'), ...(fix ? [] : ['--check'])),
+    ],
     ['clippy', cargo('clippy', '--workspace', '--all-targets', ...STRICT)],
     // What only the browser compiles. There, what crosses threads natively need not be Send.
     [

@@ -40,6 +40,14 @@ const LAYERS = {
     command: rustTests(),
     count: countCargo,
   },
+  interop: {
+    about: 'with moq-tokio, an implementation of MoQ by others',
+    needs: [],
+    // Its dependencies are compiled the first time: minutes on a slow machine.
+    limit: 15 * MINUTE,
+    command: interopTests(),
+    count: countCargo,
+  },
   fuzz: {
     about: 'what reads bytes of peers, fed with invented ones',
     needs: ['native'],
@@ -114,6 +122,11 @@ function rustTests() {
   return which('cargo-nextest')
     ? ['cargo', 'nextest', 'run', '--workspace', '--no-fail-fast', ...locked]
     : ['cargo', 'test', '--workspace', '--no-fail-fast', ...locked]
+}
+
+function interopTests() {
+  const target = ['--target-dir', at('target/interop')]
+  return ['cargo', 'test', '--locked', '--manifest-path', at('tools/interop/Cargo.toml'), ...target]
 }
 
 function report(project) {
