@@ -63,6 +63,8 @@ export type {
   Json,
   LeftReason,
   LiveStats,
+  LogEntry,
+  LogLevel,
   Peer,
   PeerField,
   RoomStats,

@@ -1,15 +1,15 @@
 import type { Tuning } from '../worker/protocol.js'
 import { RoomsError } from './errors.js'
 import type { LiveListeners } from './events.js'
-import { Emitter, type Off, type SignalOptions } from './internal/emitter.js'
+import { Emitter, type Off, type SignalOptions, report } from './internal/emitter.js'
 import { resolveIdentity } from './internal/identity.js'
-import { Link } from './internal/link.js'
+import { Link, type LinkOptions } from './internal/link.js'
 import { watchPage } from './internal/page.js'
 import { EVENTS_WINDOW } from './internal/port-stream.js'
 import type { WorkerSource } from './internal/runtime.js'
 import { Moq } from './moq.js'
 import type { Room } from './room.js'
-import type { EndpointAddr, EndpointId, LiveStats, Status } from './wire.js'
+import type { EndpointAddr, EndpointId, LiveStats, LogEntry, LogLevel, Status } from './wire.js'
 import { runtime } from '#runtime'
 
 /** How long `close()` lets rooms say goodbye and sessions flush, in ms. */
@@ -31,6 +31,18 @@ export interface LiveOptions extends SignalOptions {
   readonly wasm?: string | URL | BufferSource | WebAssembly.Module
   /** About `live.moq`: whether sessions of others are accepted by themselves. Default `'all'`. */
   readonly moq?: { readonly accept?: 'all' | 'manual' }
+  /**
+   * Connections with peers for broadcasts, chat and channels, 1 to 65,535; beyond, incoming ones are
+   * refused, except of a peer that is connected already. What is dialled here counts and is never
+   * refused. In a room everybody connects with everybody. Default 1,024.
+   */
+  readonly maxConnections?: number
+  /**
+   * What the core and the libraries in it say in their logs: `'error'` or `'warn'`, that and
+   * graver, to the console; or a function that gets both. Default `'off'`. At most 20 entries in a
+   * second: what is beyond is counted.
+   */
+  readonly log?: 'off' | LogLevel | ((entry: LogEntry) => void)
   /** @internal For the benchmark: switches off what makes it fast. */
   readonly tuning?: Tuning
 }
@@ -70,6 +82,8 @@ export class Live implements AsyncDisposable {
     signal?.throwIfAborted()
     runtime.check()
     const relays = relayList(options.relay ?? 'n0')
+    const maxConnections = connections(options.maxConnections)
+    const log = logger(options.log ?? 'off')
     const identity = await resolveIdentity(options.identity ?? 'memory')
     try {
       const link = await Link.start({
@@ -79,10 +93,12 @@ export class Live implements AsyncDisposable {
           options: {
             relays,
             moqAccept: options.moq?.accept ?? 'all',
+            ...(maxConnections === undefined ? {} : { maxConnections }),
             ...(options.tuning ? { tuning: options.tuning } : {}),
             ...(identity.secretKey ? { secretKey: identity.secretKey } : {}),
           },
         },
+        log,
         signal,
       })
       const forgetPage = watchPage(link)
@@ -217,6 +233,32 @@ function relayList(relay: NonNullable<LiveOptions['relay']>): 'n0' | string[] {
   })
   if (urls.length > 0) return urls
   throw new RoomsError('INVALID_ARGUMENT', 'relay: the list is empty')
+}
+
+function connections(max: number | undefined): number | undefined {
+  if (max === undefined || (Number.isInteger(max) && max >= 1 && max <= 0xffff)) return max
+  throw new RoomsError('INVALID_ARGUMENT', 'maxConnections is an integer from 1 to 65,535')
+}
+
+function logger(log: NonNullable<LiveOptions['log']>): LinkOptions['log'] {
+  if (log === 'off') return undefined
+  if (typeof log === 'function') {
+    const hear = (entry: LogEntry): void => {
+      try {
+        log(entry)
+      } catch (error) {
+        report(error)
+      }
+    }
+    return { level: 'warn', hear }
+  }
+  if (log === 'error' || log === 'warn') {
+    return {
+      level: log,
+      hear: ({ level, target, message }) => console[level](`${target}: ${message}`),
+    }
+  }
+  throw new RoomsError('INVALID_ARGUMENT', "log: it is 'off', 'error', 'warn' or a function")
 }
 
 /** The Worker's script has another base than the page. */

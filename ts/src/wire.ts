@@ -21,6 +21,18 @@ export interface EndpointAddr {
  */
 export type Status = 'connecting' | 'connected' | 'reconnecting' | 'disconnected'
 
+/** How grave it is: something failed, or something is wrong and was dealt with. */
+export type LogLevel = 'error' | 'warn'
+
+/** Something that the core, or a library in it, says in its log. */
+export interface LogEntry {
+  readonly level: LogLevel
+  /** The Rust module that says it: `iroh_rooms::gossip`. */
+  readonly target: string
+  /** For people to read; up to 1 KiB, and some of it may come from peers. */
+  readonly message: string
+}
+
 /** Any JSON value. */
 export type Json =
   | null

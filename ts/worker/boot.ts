@@ -13,6 +13,7 @@ import { type ErrorData, RoomsError } from '../src/errors.js'
 import { PROTOCOL } from '../src/wire.js'
 import { Api } from './api.js'
 import { Asks } from './asks.js'
+import { LogLimit } from './log-limit.js'
 import type { CoreHandle, CoreModule } from './core-module.js'
 import type {
   BootMessage,
@@ -99,6 +100,12 @@ class WorkerLife {
       module.onPanic((text) => {
         this.#panic = text
       })
+      if (message.log !== undefined) {
+        const limit = new LogLimit((entry) => this.#scope.post({ t: 'log', entry }))
+        module.onLog(message.log, (level, target, text) =>
+          limit.pass({ level, target, message: text }),
+        )
+      }
       const core = await module.Core.spawn(message.options)
       const api = new Api(module, core, (error) => this.#fatal(error))
       this.#core = core

@@ -9,6 +9,7 @@ import type {
   CoreStats,
   Diagnosis,
   EndpointAddr,
+  LogLevel,
   Peer,
   RoomStats,
   SessionStats,
@@ -21,6 +22,8 @@ export interface CoreModule {
   version(): string
   /** Calls back, within the panicking call, with the message of a Rust panic. */
   onPanic(callback: (message: string) => void): void
+  /** Calls back with what is logged from now on. The callback must not call the module. */
+  onLog(level: LogLevel, callback: (level: LogLevel, target: string, message: string) => void): void
   readonly Core: { spawn(options: CoreOptions): Promise<CoreHandle> }
   readonly Broadcast: new () => BroadcastHandle
   readonly Cancel: new () => CancelHandle
@@ -40,6 +43,7 @@ export interface CoreOptions {
   relays: 'n0' | string[]
   secretKey?: Uint8Array
   moqAccept: 'all' | 'manual'
+  maxConnections?: number
   tuning?: Tuning
 }
 

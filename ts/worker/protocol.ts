@@ -15,6 +15,8 @@ import type {
   Diagnosis,
   EndpointAddr,
   LiveStats,
+  LogEntry,
+  LogLevel,
   Peer,
   RoomStats,
   SessionStats,
@@ -176,6 +178,8 @@ export interface BootMessage {
   readonly wasm: string | BufferSource | WebAssembly.Module | undefined
   /** A Web Lock to hold for life, so that the page can tell when that ends. */
   readonly lock: string | undefined
+  /** What is logged is sent as `log`, unless undefined. */
+  readonly log: LogLevel | undefined
   readonly options: CoreOptions
 }
 
@@ -202,6 +206,7 @@ export type FromWorker =
       readonly status: Status
     }
   | { readonly t: 'failed'; readonly error: ErrorData }
+  | { readonly t: 'log'; readonly entry: LogEntry }
   /** The WebAssembly instance is broken; nothing it holds can be used again. */
   | { readonly t: 'fatal'; readonly error: ErrorData }
   | AskMessage

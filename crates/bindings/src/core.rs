@@ -39,6 +39,7 @@ struct CoreOptions {
     relays: RelayOption,
     secret_key: Option<Vec<u8>>,
     moq_accept: String,
+    max_connections: Option<u32>,
     #[serde(default)]
     tuning: Tuning,
 }
@@ -112,6 +113,9 @@ impl Core {
             .relays(relays)
             .accept(accept)
             .tuning(options.tuning);
+        if let Some(max) = options.max_connections {
+            builder = builder.max_connections(max as usize);
+        }
         if let Some(key) = options.secret_key {
             let key: [u8; 32] = key
                 .try_into()

@@ -7,6 +7,7 @@
 mod broadcast;
 mod core;
 mod error;
+mod log;
 mod promise;
 mod room;
 mod scope;

@@ -15,6 +15,7 @@ export interface CoreOptions {
   relays: 'n0' | string[];
   secretKey?: Uint8Array;
   moqAccept: 'all' | 'manual';
+  maxConnections?: number;
   tuning?: { cipher?: boolean; acks?: number; batching?: boolean; early?: boolean };
 }
 export interface RoomOptions { displayName?: string; presence?: string; autoSubscribe: boolean }

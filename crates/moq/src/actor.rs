@@ -42,7 +42,7 @@ pub const MAX_HANDSHAKES: usize = 64;
 /// The same for one peer, so that no peer keeps the others out. A peer has one for each room that
 /// it enters at once.
 pub const MAX_HANDSHAKES_OF_PEER: usize = 16;
-/// Connections with peers; beyond, incoming ones are refused.
+/// Connections with peers, unless [`crate::Config::max_connections`] says another number.
 pub const MAX_CONNECTIONS: usize = 1024;
 /// How long closing waits for the last connections to be gone.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,6 +86,7 @@ struct Conn {
 /// Owns the table of sessions and does what it says.
 pub(crate) struct Actor {
     endpoint: Endpoint,
+    max_connections: usize,
     registry: Arc<Registry>,
     counters: Arc<Counters>,
     table: Table,
@@ -110,6 +111,7 @@ pub(crate) struct Actor {
 impl Actor {
     pub(crate) async fn run(
         endpoint: Endpoint,
+        max_connections: usize,
         registry: Arc<Registry>,
         counters: Arc<Counters>,
         mut inbox: mpsc::Receiver<Message>,
@@ -118,6 +120,7 @@ impl Actor {
         let table = Table::new(endpoint.id());
         let mut actor = Self {
             endpoint,
+            max_connections,
             registry,
             counters,
             table,
@@ -377,9 +380,10 @@ impl Actor {
         let remote = connection.remote_id();
         let total: usize = self.handshakes.values().sum();
         let of_peer = self.handshakes.get(&remote).copied().unwrap_or(0);
+        let full = self.conns.len() + total >= self.max_connections;
         if total >= MAX_HANDSHAKES
             || of_peer >= MAX_HANDSHAKES_OF_PEER
-            || self.conns.len() >= MAX_CONNECTIONS
+            || (full && !self.is_connected(remote))
         {
             count(&self.counters.busy);
             connection.close(close::REJECTED.into(), b"busy");
@@ -395,6 +399,11 @@ impl Actor {
             reports: self.reports.clone(),
         };
         spawn(&self.counters, accept(task));
+    }
+
+    /// Whether a peer has an established connection, in any scope.
+    fn is_connected(&self, remote: EndpointId) -> bool {
+        self.conns.values().any(|conn| conn.key.remote == remote)
     }
 
     /// Asks the table and does what it says. `reason` goes with closed connections; `error` is what

@@ -11,7 +11,7 @@ use iroh::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    actor::{Actor, Message},
+    actor::{Actor, MAX_CONNECTIONS, Message},
     broadcast::Broadcast,
     close,
     error::Error,
@@ -38,10 +38,23 @@ pub enum Accept {
 }
 
 /// How to run [`Moq`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Who decides about incoming sessions of the endpoint's own scope.
     pub accept: Accept,
+    /// Connections with peers, of all scopes together; beyond, incoming ones are refused, except of
+    /// a peer that has one already: a reconnect replaces it. What is dialled here counts, and is
+    /// never refused. Default [`MAX_CONNECTIONS`].
+    pub max_connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            accept: Accept::default(),
+            max_connections: MAX_CONNECTIONS,
+        }
+    }
 }
 
 /// All MoQ sessions of an endpoint. Clones are the same; when the last one is gone and no scope,
@@ -77,7 +90,13 @@ impl Moq {
         });
         spawn(
             &counters,
-            Actor::run(endpoint, registry.clone(), counters.clone(), messages),
+            Actor::run(
+                endpoint,
+                config.max_connections,
+                registry.clone(),
+                counters.clone(),
+                messages,
+            ),
         );
         Self {
             inner: Arc::new(MoqInner {

@@ -13,6 +13,47 @@ use iroh_rooms_moq::{
 const KEY: [u8; 32] = [7; 32];
 
 #[tokio::test]
+async fn no_more_connections_than_allowed() {
+    let config = Config {
+        max_connections: 1,
+        ..Config::default()
+    };
+    let busy = Peer::with(1, config, RelayMode::Disabled).await;
+    let (first, second, dialled) = (Peer::new(2).await, Peer::new(3).await, Peer::new(4).await);
+    let session = within("the first", first.moq.connect(busy.addr()))
+        .await
+        .unwrap();
+    let error = within("refusal", second.moq.connect(busy.addr()))
+        .await
+        .unwrap_err();
+    let Error::Session(error) = error else {
+        panic!("{error}")
+    };
+    assert_eq!((error.code, &*error.reason), (close::REJECTED, "busy"));
+    assert_eq!(busy.moq.stats().busy, 1);
+    // One who is in comes again, into a room; and what is dialled is not refused.
+    let rooms = [&busy, &first].map(|peer| peer.moq.open_scope(KEY).unwrap());
+    within("a room", rooms[1].connect(busy.addr()))
+        .await
+        .unwrap();
+    within("a dial", busy.moq.connect(dialled.addr()))
+        .await
+        .unwrap();
+    // The place of one who goes is free.
+    rooms[0].close(close::NORMAL, "").await;
+    busy.moq
+        .own()
+        .disconnect(dialled.id(), close::NORMAL, "done");
+    session.close(close::NORMAL, "done");
+    within("room for another", async {
+        while second.moq.connect(busy.addr()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn rooms_are_apart_and_unknown_ones_are_refused() {
     let (a, b) = Peer::pair().await;
     let (ours, theirs) = (
@@ -391,6 +432,7 @@ async fn shutdown_ends_everything_and_nothing_hangs() {
 async fn rejected_before_anything_is_announced() {
     let manual = Config {
         accept: Accept::Manual,
+        ..Config::default()
     };
     let a = Peer::new(1).await;
     let b = Peer::with(2, manual, RelayMode::Disabled).await;
@@ -528,6 +570,7 @@ async fn each_version_is_dialled_but_rooms_only_by_those_with_a_path() {
 async fn an_undecided_session_is_rejected() {
     let manual = Config {
         accept: Accept::Manual,
+        ..Config::default()
     };
     let a = Peer::new(1).await;
     let b = Peer::with(2, manual, RelayMode::Disabled).await;

@@ -39,7 +39,7 @@ const EARLY_RETRY: Duration = Duration::from_millis(500);
 pub struct Builder {
     relays: Relays,
     secret_key: Option<SecretKey>,
-    accept: Accept,
+    moq: MoqConfig,
     tuning: Tuning,
 }
 
@@ -58,7 +58,13 @@ impl Builder {
 
     /// Whether sessions from outside the rooms are accepted by hand. Default: all are.
     pub fn accept(mut self, accept: Accept) -> Self {
-        self.accept = accept;
+        self.moq.accept = accept;
+        self
+    }
+
+    /// MoQ connections with peers; see [`MoqConfig::max_connections`].
+    pub fn max_connections(mut self, max: usize) -> Self {
+        self.moq.max_connections = max;
         self
     }
 
@@ -81,12 +87,7 @@ impl Builder {
             .map_err(|error| Error::Endpoint(format!("{error:#}")))?;
         marks.set("bound");
         let gossip = Arc::new(GossipSlot::new(&endpoint));
-        let moq = Moq::with_config(
-            endpoint.clone(),
-            MoqConfig {
-                accept: self.accept,
-            },
-        );
+        let moq = Moq::with_config(endpoint.clone(), self.moq);
         let mut router = Router::builder(endpoint.clone());
         for alpn in ALPNS {
             router = router.accept(alpn, moq.protocol_handler());
@@ -192,7 +193,7 @@ impl Live {
         Builder {
             relays: Relays::N0,
             secret_key: None,
-            accept: Accept::All,
+            moq: MoqConfig::default(),
             tuning: Tuning::default(),
         }
     }

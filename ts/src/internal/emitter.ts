@@ -58,7 +58,7 @@ export class Emitter<L extends { [K in keyof L]: (event: never) => void }> {
 }
 
 /** Hands an error to the platform's handler for uncaught ones. */
-function report(error: unknown): void {
+export function report(error: unknown): void {
   if (typeof reportError === 'function') reportError(error)
   // Node has no reportError: throw where nobody of ours is on the stack.
   else

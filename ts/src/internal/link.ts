@@ -28,7 +28,7 @@ import type {
   Value,
 } from '../../worker/protocol.js'
 import { RoomsError } from '../errors.js'
-import { PROTOCOL } from '../wire.js'
+import { type LogEntry, type LogLevel, PROTOCOL } from '../wire.js'
 import { PortStream, type PortStreamOptions, StreamState } from './port-stream.js'
 
 /** A Worker as browsers and Node have it, made alike by the runtime files. */
@@ -64,6 +64,8 @@ export interface LinkEnd {
 export interface LinkOptions {
   readonly host: WorkerHost
   readonly boot: Pick<BootMessage, 'wasm' | 'options'>
+  /** Hears what is logged from a level on, from the start; must not throw. */
+  readonly log?: { readonly level: LogLevel; readonly hear: (entry: LogEntry) => void } | undefined
   readonly signal?: AbortSignal | undefined
   /** Limit for the whole start; default {@link START_TIMEOUT_MS}. */
   readonly timeoutMs?: number
@@ -98,6 +100,7 @@ export class Link {
   #op = 0
   #handle: Handle = 0
   #unref = false
+  #onLog: ((entry: LogEntry) => void) | undefined
   #onStart: ((message: FromWorker) => void) | undefined
   #onStartFailure: ((error: RoomsError) => void) | undefined
 
@@ -113,13 +116,14 @@ export class Link {
 
   /** Starts a Worker; rejects with `WORKER_START`, the Worker's own error, or the signal's reason. */
   static async start(options: LinkOptions): Promise<Link> {
-    const { host, boot, signal, timeoutMs = START_TIMEOUT_MS } = options
+    const { host, boot, log, signal, timeoutMs = START_TIMEOUT_MS } = options
     if (signal?.aborted) {
       await host.terminate()
       throw signal.reason
     }
     const { port1, port2 } = new MessageChannel()
     const link = new Link(host, port1)
+    link.#onLog = log?.hear
     host.listen({
       message: (data) => link.#receive(data as FromWorker),
       error: (detail) => link.#broken(detail),
@@ -138,7 +142,14 @@ export class Link {
     signal?.addEventListener('abort', onAbort)
     try {
       const { lock } = host
-      const message: BootMessage = { t: 'boot', protocol: PROTOCOL, port: port2, lock, ...boot }
+      const message: BootMessage = {
+        t: 'boot',
+        protocol: PROTOCOL,
+        port: port2,
+        lock,
+        log: log?.level,
+        ...boot,
+      }
       host.post(message, [port2])
       const ready = await started.promise
       if (ready.protocol !== PROTOCOL) {
@@ -341,6 +352,9 @@ export class Link {
         return
       case 'ask':
         void this.#ask(message)
+        return
+      case 'log':
+        this.#onLog?.(message.entry)
         return
       case 'booting':
       case 'ready':

@@ -2,11 +2,12 @@
  * The boundary, on whichever platform: the same tests run in Node's worker_threads and in
  * Chromium, against a core that is faked in the Worker.
  */
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 
 import {
   Broadcast,
   Live,
+  type LogEntry,
   Room,
   type RoomEvent,
   RoomPublisher,
@@ -85,6 +86,10 @@ export function boundarySuite(platform: Platform): void {
         { relay: 'x'.repeat(1 << 20) },
         { relay: [] },
         { identity: new Uint8Array(3) },
+        { maxConnections: 0 },
+        { maxConnections: 1.5 },
+        { maxConnections: 65_536 },
+        { log: 'loud' as never },
       ]) {
         expect(await spawn(options).catch(caught)).toMatchObject({ code: 'INVALID_ARGUMENT' })
       }
@@ -158,6 +163,56 @@ export function boundarySuite(platform: Platform): void {
       const here = await Room.open(live, RoomTicket.generate())
       await here.sendChat('/ask friend stranger')
       expect((await here.chat.history())[0]?.text).toBe('[true,false]')
+    })
+  })
+
+  describe('the log', () => {
+    it('comes to a function', async () => {
+      const heard: LogEntry[] = []
+      const live = await spawn({ log: (entry) => heard.push(entry) })
+      const here = await Room.open(live, RoomTicket.generate())
+      await here.sendChat('/log warn it broke')
+      await here.sendChat('/log error for good')
+      await expect.poll(() => heard.length).toBe(2)
+      expect(heard).toEqual([
+        { level: 'warn', target: 'fake::core', message: 'it broke' },
+        { level: 'error', target: 'fake::core', message: 'for good' },
+      ])
+    })
+
+    it('comes to the console from a level on, and not unless asked for', async () => {
+      const said: unknown[][] = []
+      const spies = (['warn', 'error'] as const).map((level) =>
+        vi.spyOn(console, level).mockImplementation((...args) => void said.push([level, ...args])),
+      )
+      try {
+        for (const log of ['off', 'error', 'warn'] as const) {
+          const here = await Room.open(await spawn({ log }), RoomTicket.generate())
+          await here.sendChat(`/log warn a warning of ${log}`)
+          await here.sendChat(`/log error an error of ${log}`)
+        }
+        await expect.poll(() => said.length).toBe(3)
+        expect(said).toEqual([
+          ['error', 'fake::core: an error of error'],
+          ['warn', 'fake::core: a warning of warn'],
+          ['error', 'fake::core: an error of warn'],
+        ])
+      } finally {
+        for (const spy of spies) spy.mockRestore()
+      }
+    })
+
+    it('has an end in each second', async () => {
+      const heard: LogEntry[] = []
+      const live = await spawn({ log: (entry) => heard.push(entry) })
+      const here = await Room.open(live, RoomTicket.generate())
+      for (let i = 0; i < 200; i += 1) void here.sendChat(`/log warn ${i}`)
+      await here.sendChat('/log warn last')
+      expect(heard.length).toBeLessThan(100)
+      await new Promise((resolve) => setTimeout(resolve, 1_000))
+      await here.sendChat('/log warn after')
+      await expect.poll(() => heard.at(-1)?.message).toBe('after')
+      expect(heard.at(-2)?.message).toContain('were left out')
     })
   })
 

@@ -17,7 +17,7 @@ import type {
   StreamHandle,
   TrackHandle,
 } from '../../worker/core-module.js'
-import type { ChatMessage, CoreStats, Frame, Peer, WireEvent } from '../../src/wire.js'
+import type { ChatMessage, CoreStats, Frame, LogLevel, Peer, WireEvent } from '../../src/wire.js'
 import type { Asks } from '../../worker/asks.js'
 
 const SELF_ID = 'aa'.repeat(32)
@@ -577,6 +577,9 @@ class FakeRoom implements RoomHandle {
           ...this.#said(peer(idOf(name), name), args.slice(1).join(' ')),
         })
         return
+      case 'log':
+        sayInLog(name as LogLevel, args.slice(1).join(' '))
+        return
       case 'burst':
         for (let i = 0; i < Number(name); i += 1) {
           const message = { peer: peer(idOf('x'), 'x'), text: String(i), timestamp: i, id: `b${i}` }
@@ -698,12 +701,20 @@ class FakeCore implements CoreHandle {
   free(): void {}
 }
 
+/** What a log's listener hears, if there is one. */
+let sayInLog: (level: LogLevel, message: string) => void = () => undefined
+
 /** The module. */
 export const fakeModule: CoreModule = {
   version: () => '0.0.0-fake',
   memoryBytes: () => 65_536,
   callsUnderWay: () => callsUnderWay,
   onPanic: () => undefined,
+  onLog: (level, callback) => {
+    sayInLog = (said, message) => {
+      if (level === 'warn' || said === 'error') callback(said, 'fake::core', message)
+    }
+  },
   Core: {
     async spawn(options: CoreOptions): Promise<CoreHandle> {
       const [relay] = options.relays === 'n0' ? [] : options.relays

@@ -88,6 +88,22 @@ export function moqSuite({ worker, relay }: Meeting): void {
       expect((await (await second).subscribe('secret')).name).toBe('secret')
     })
 
+    it('are no more than allowed, but those who are in may come again', async () => {
+      const [one, other, third] = await Promise.all([
+        spawn({ maxConnections: 1 }),
+        spawn(),
+        spawn(),
+      ])
+      const addr = await one.addr()
+      const session = await other.moq.connect(addr)
+      const error = await third.moq.connect(addr).catch(caught)
+      expect(error).toMatchObject({ code: 'SESSION_CLOSED', details: { code: 1, reason: 'busy' } })
+      expect(await one.stats()).toMatchObject({ sessions: 1, refused: 1 })
+      await session.close(0, 'done')
+      await expect.poll(async () => (await one.stats()).sessions).toBe(0)
+      expect((await third.moq.connect(addr)).remoteId).toBe(one.endpointId)
+    })
+
     it('end with the scope, and MoQ with its shutdown', async () => {
       const [one, other, session] = await two()
       const closed = session.closed
@@ -116,6 +132,26 @@ export function moqSuite({ worker, relay }: Meeting): void {
       for await (const { group } of reader.frames()) groups.push(group)
       expect(groups).toEqual(Array.from({ length: 100 }, (_, i) => i))
       expect(reader.missed).toBe(0)
+    })
+
+    it('that have ended are read by those who come late', async () => {
+      const [one, , session] = await two()
+      const broadcast = new Broadcast()
+      const [before, after] = [broadcast.track('before'), broadcast.track('after')]
+      for (const byte of [1, 2, 3]) before.write(Uint8Array.of(byte))
+      await before.close()
+      await one.moq.publish('b', broadcast)
+      for (const byte of [4, 5, 6]) after.write(Uint8Array.of(byte))
+      await after.close()
+      const remote = await session.subscribe('b')
+      const read = async (track: string): Promise<number[]> => {
+        const bytes: number[] = []
+        for await (const { data } of remote.track(track).frames()) bytes.push(...data)
+        return bytes
+      }
+      expect([await read('before'), await read('after')]).toEqual([[3], [6]])
+      await pause(1_000)
+      expect([await read('before'), await read('after')]).toEqual([[3], [6]])
     })
 
     it('make the writer wait for the network', { timeout: 30_000 }, async () => {

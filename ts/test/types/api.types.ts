@@ -48,9 +48,15 @@ export async function live(signal: AbortSignal): Promise<void> {
     worker: new URL('https://example.org/worker.js'),
     wasm: new Uint8Array(),
     moq: { accept: 'manual' },
+    maxConnections: 64,
+    log: ({ level, target, message }) => {
+      holds<Same<typeof level, 'error' | 'warn'>>()
+      holds<Same<typeof target, string>>()
+      holds<Same<typeof message, string>>()
+    },
     signal,
   })
-  await Live.spawn({ relay: 'n0', identity: 'tab' })
+  await Live.spawn({ relay: 'n0', identity: 'tab', log: 'warn' })
   // @ts-expect-error: neither a word nor bytes
   await Live.spawn({ identity: 'disk' })
   holds<Same<typeof one.endpointId, EndpointId>>()

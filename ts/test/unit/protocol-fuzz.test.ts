@@ -126,6 +126,7 @@ fuzz(
           port: new Port(),
           wasm: undefined,
           lock: undefined,
+          log: undefined,
           options,
         },
         { t: 'lifecycle', state: 'hidden' },
