@@ -1,4 +1,5 @@
-//! Target of `npm run fuzz`: names that peers announce, and numbers of groups that they send.
+//! Targets of `npm run fuzz`: names that peers announce, numbers of groups that they send, and the order in
+//! which their connections come and go.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,13 +9,14 @@ use crate::{
     announced::split,
     gaps::Gaps,
     scope::{MAX_NAME_BYTES, MAX_NAME_PARTS, check_name},
+    sessions::world::{Step, World},
 };
 
 /// A name, and what takes any bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of this crate.
-pub const TARGETS: &[Target] = &[("moq", announced_and_sent)];
+pub const TARGETS: &[Target] = &[("moq", announced_and_sent), ("moq-sessions", sessions)];
 
 fn announced_and_sent(data: &[u8]) {
     names(data);
@@ -66,6 +68,29 @@ fn gaps(data: &[u8]) {
     }
 }
 
+/// Two bytes are a step: everybody who asks is answered once, and one connection stands.
+fn sessions(data: &[u8]) {
+    let Some((lower, steps)) = data.split_first() else {
+        return;
+    };
+    let mut world = World::new(lower % 2 == 0);
+    for &[kind, number] in steps.as_chunks::<2>().0 {
+        let index = usize::from(number);
+        world.step(match kind % 9 {
+            0 => Step::Connect,
+            1 => Step::GiveUp(index),
+            2 => Step::Dialled,
+            3 => Step::DialFailed,
+            4 => Step::Accepted,
+            5 => Step::CloseAny(index),
+            6 => Step::Deafen(index),
+            7 => Step::Disconnect,
+            _ => Step::Wait(u64::from(number) * 16),
+        });
+    }
+    world.rest();
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -74,6 +99,7 @@ mod tests {
         #[test]
         fn finds_nothing_in_a_few_tries(data in prop::collection::vec(any::<u8>(), 0..300)) {
             super::announced_and_sent(&data);
+            super::sessions(&data);
         }
     }
 }
