@@ -1,10 +1,10 @@
 //! What MoQ costs beside plain QUIC streams between the same endpoints, in the same run.
 //!
-//! `cargo run --release -p iroh-rooms-moq --example bench [-- --quick]` prints a table on stderr and
-//! JSON on stdout. One process holds the publisher and all subscribers, on the loopback without a
+//! `cargo run --release -p iroh-rooms-moq --example bench [-- [--quick] [SUBSCRIBERS]...]` prints a
+//! table on stderr and JSON on stdout. One process holds the publisher and all subscribers, on the loopback without a
 //! relay; rounds of MoQ and of plain QUIC take turns, and the median of the rounds counts. Plain
-//! QUIC means one stream for each message, as MoQ has one for each group, read whole by each
-//! subscriber over a connection of its own.
+//! QUIC means as many streams as MoQ has groups with as many messages in each, read by each
+//! subscriber over a connection of its own; as much may be under way as MoQ's writer allows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
@@ -22,15 +22,28 @@ use iroh::{
     endpoint::{Connection, QuicTransportConfig, presets},
     protocol::{AcceptError, ProtocolHandler, Router},
 };
-use iroh_rooms_moq::{ALPNS, Broadcast, Moq, Session, TrackConfig, TrackOptions, TrackReader};
+use iroh_rooms_moq::{
+    ALPNS, Broadcast, Moq, Session, TrackConfig, TrackOptions, TrackReader, limits,
+};
 use tokio::task::JoinSet;
 
 const PLAIN: &[u8] = b"plain";
-const LARGE: usize = 64 * 1024;
 const SMALL: usize = 200;
-/// Messages of plain QUIC that may be under way to one subscriber: as many bytes as MoQ's writer
-/// allows.
-const PLAIN_WINDOW: usize = 32;
+/// What flows: bytes of a message, and messages of a group or a stream.
+#[derive(Clone, Copy)]
+struct Shape {
+    size: usize,
+    count: usize,
+}
+
+impl Shape {
+    /// Streams of plain QUIC that may be under way to one subscriber.
+    fn window(self) -> usize {
+        let streams = limits::MAX_UNDER_WAY_BYTES as usize / (self.size * self.count);
+        streams.clamp(1, limits::MAX_UNDER_WAY_GROUPS)
+    }
+}
+
 const READ: TrackOptions = TrackOptions {
     priority: 0,
     max_age: Duration::from_secs(60),
@@ -209,7 +222,7 @@ impl Round {
 async fn moq_throughput(
     publisher: &Publisher,
     subscribers: &[Subscriber],
-    size: usize,
+    Shape { size, count }: Shape,
     time: Duration,
 ) -> Flow {
     let broadcast = Broadcast::new();
@@ -231,7 +244,14 @@ async fn moq_throughput(
     }
     let data = Bytes::from(vec![7; size]);
     while round.start.elapsed() < time {
-        track.write(data.clone(), None).unwrap();
+        if count == 1 {
+            track.write(data.clone(), None).unwrap();
+        } else {
+            let mut group = track.group().unwrap();
+            for _ in 0..count {
+                group.write(data.clone(), None).unwrap();
+            }
+        }
         track.ready().await;
     }
     let flow = round.end();
@@ -245,7 +265,7 @@ async fn moq_throughput(
 async fn plain_throughput(
     publisher: &Publisher,
     subscribers: &[Subscriber],
-    size: usize,
+    shape: Shape,
     time: Duration,
 ) -> Flow {
     let connections = publisher.plain.0.lock().unwrap().clone();
@@ -261,13 +281,13 @@ async fn plain_throughput(
             }
         });
     }
-    let data = Bytes::from(vec![7; size]);
+    let data = Bytes::from(vec![7; shape.size]);
     for connection in connections {
         let (data, over) = (data.clone(), round.over.clone());
         tasks.spawn(async move {
             let mut under_way = JoinSet::new();
             while !over.load(Ordering::Relaxed) {
-                if under_way.len() >= PLAIN_WINDOW {
+                if under_way.len() >= shape.window() {
                     under_way.join_next().await;
                 }
                 let Ok(mut stream) = connection.open_uni().await else {
@@ -275,7 +295,9 @@ async fn plain_throughput(
                 };
                 let data = data.clone();
                 under_way.spawn(async move {
-                    let _closed = stream.write_chunk(data).await;
+                    for _ in 0..shape.count {
+                        let _closed = stream.write_chunk(data.clone()).await;
+                    }
                     let _closed = stream.finish();
                     let _closed = stream.stopped().await;
                 });
@@ -386,7 +408,7 @@ struct Report(Vec<String>);
 impl Report {
     fn add(&mut self, name: &str, unit: &str, subscribers: usize, moq: f64, plain: f64) {
         eprintln!(
-            "{name:<28} {subscribers:>3} {moq:>9.2} {plain:>9.2} {unit:<7} {:.2}",
+            "{name:<32} {subscribers:>3} {moq:>9.2} {plain:>9.2} {unit:<7} {:.2}",
             moq / plain
         );
         self.0.push(format!(
@@ -400,14 +422,20 @@ impl Report {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
+    let mut counts: Vec<usize> = std::env::args()
+        .filter_map(|arg| arg.parse().ok())
+        .collect();
+    if counts.is_empty() {
+        counts = vec![1, 10, 50];
+    }
     let (rounds, time, messages) = if quick {
         (1, Duration::from_millis(500), 50)
     } else {
         (5, Duration::from_secs(1), 200)
     };
-    eprintln!("measure                subscribers       moq      quic unit    ratio");
+    eprintln!("measure                    subscribers       moq      quic unit    ratio");
     let mut report = Report::default();
-    for count in [1, 10, 50] {
+    for count in counts {
         let publisher = Publisher::new().await;
         let (mut setup, mut subscribers) = (Times::default(), Vec::new());
         for _ in 0..count {
@@ -433,27 +461,32 @@ async fn main() {
         let (moq, plain) = (median(&mut setup.moq), median(&mut setup.plain));
         report.add("session set-up p50", "ms", count, moq, plain);
 
-        let (mut rates, mut costs) = (Times::default(), Times::default());
-        let (mut small_rates, before) = (Times::default(), memory());
-        for _ in 0..rounds {
-            let flow = moq_throughput(&publisher, &subscribers, LARGE, time).await;
-            rates.moq.push(flow.mib_per_s);
-            costs.moq.push(flow.cpu_ms_per_mb);
-            let flow = plain_throughput(&publisher, &subscribers, LARGE, time).await;
-            rates.plain.push(flow.mib_per_s);
-            costs.plain.push(flow.cpu_ms_per_mb);
-            let flow = moq_throughput(&publisher, &subscribers, 1024, time).await;
-            small_rates.moq.push(flow.mib_per_s);
-            let flow = plain_throughput(&publisher, &subscribers, 1024, time).await;
-            small_rates.plain.push(flow.mib_per_s);
-        }
-        for (name, unit, times) in [
-            ("throughput 64 KiB", "MiB/s", &mut rates),
-            ("throughput 1 KiB", "MiB/s", &mut small_rates),
-            ("processor 64 KiB", "ms/MB", &mut costs),
+        let before = memory();
+        for (name, size, per_group) in [
+            ("64 KiB", 64 * 1024, 1),
+            ("1 KiB", 1024, 1),
+            ("1 KiB, 64 in a group", 1024, 64),
         ] {
-            let (moq, plain) = (median(&mut times.moq), median(&mut times.plain));
-            report.add(name, unit, count, moq, plain);
+            let shape = Shape {
+                size,
+                count: per_group,
+            };
+            let (mut rates, mut costs) = (Times::default(), Times::default());
+            for _ in 0..rounds {
+                let flow = moq_throughput(&publisher, &subscribers, shape, time).await;
+                rates.moq.push(flow.mib_per_s);
+                costs.moq.push(flow.cpu_ms_per_mb);
+                let flow = plain_throughput(&publisher, &subscribers, shape, time).await;
+                rates.plain.push(flow.mib_per_s);
+                costs.plain.push(flow.cpu_ms_per_mb);
+            }
+            for (what, unit, times) in [
+                ("throughput", "MiB/s", &mut rates),
+                ("processor", "ms/MB", &mut costs),
+            ] {
+                let (moq, plain) = (median(&mut times.moq), median(&mut times.plain));
+                report.add(&format!("{what} {name}"), unit, count, moq, plain);
+            }
         }
         let mut latency = Times::default();
         for _ in 0..rounds {
