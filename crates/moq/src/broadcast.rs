@@ -277,8 +277,14 @@ impl Broadcast {
         .await;
     }
 
-    pub(crate) fn pool(&self) -> &cache::Pool {
-        &self.inner.pool
+    /// Drops groups that nobody has read or written for [`CACHE_EXPIRY`], except those that whoever
+    /// comes late is to get: moq-net spares the newest group of a track until it ends, and this the
+    /// newest of one that has ended. Says when to look again.
+    pub(crate) fn sweep(&self, now: moq_net::time::Instant) -> Option<moq_net::time::Instant> {
+        for track in &self.inner.tracks().ended {
+            track.keep_newest();
+        }
+        self.inner.pool.gc(now)
     }
 
     pub(crate) fn is_same(&self, other: &Broadcast) -> bool {
@@ -305,5 +311,41 @@ impl std::fmt::Debug for Broadcast {
         f.debug_struct("Broadcast")
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use iroh::SecretKey;
+
+    use super::*;
+    use crate::TrackOptions;
+
+    #[tokio::test]
+    async fn the_newest_group_of_an_ended_track_outlives_the_cache() {
+        let broadcast = Broadcast::new();
+        let config = TrackConfig {
+            max_age: Duration::from_secs(3600),
+            ..TrackConfig::default()
+        };
+        let mut writer = broadcast.track("t", config).unwrap();
+        for text in ["old", "new"] {
+            writer.write(Bytes::from(text), None).unwrap();
+        }
+        writer.finish();
+        let mut now = moq_net::time::Instant::now();
+        for _ in 0..3 {
+            broadcast.sweep(now);
+            now += CACHE_EXPIRY + Duration::from_secs(60);
+        }
+        let id = SecretKey::from_bytes(&[1; 32]).public();
+        let read = RemoteBroadcast::new(id, "b".to_owned(), broadcast.consume());
+        let mut reader = read.track("t", TrackOptions::default()).await.unwrap();
+        let newest = reader.next_frame().await.unwrap().unwrap();
+        assert_eq!(newest.data, "new");
+        assert!(reader.next_frame().await.unwrap().is_none());
+        let old = reader.fetch(0).await;
+        assert!(old.is_err(), "held for nobody");
     }
 }

@@ -612,7 +612,7 @@ async fn serve(
     tokio::pin!(ended, missing);
     loop {
         // Groups that nobody reads any more are dropped in time even if nothing is written.
-        let sweep = broadcast.pool().gc(moq_now());
+        let sweep = broadcast.sweep(moq_now());
         let pause = sweep.map_or(Duration::from_secs(60), |at| {
             at.saturating_duration_since(moq_now())
         });

@@ -5,11 +5,12 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
-use moq_net::{Timestamp, group, track};
+use moq_net::{Timestamp, group, kio, track};
 use n0_future::time::SystemTime;
 
 use crate::{broadcast::Inner, error::Error, flow::Flow};
@@ -131,6 +132,19 @@ impl TrackCore {
 
     fn close(&self, error: moq_net::Error) {
         let _ended_meanwhile = self.producer.clone().abort(error);
+    }
+
+    /// Counts the newest group as read now.
+    pub(crate) fn keep_newest(&self) {
+        let Some(newest) = self.producer.latest() else {
+            return;
+        };
+        let held = self.producer.consume().fetch_group(newest, None);
+        if let Poll::Ready(Ok(group)) =
+            kio::Pollable::poll(&held.into_inner(), &kio::Waiter::noop())
+        {
+            group.keep_alive();
+        }
     }
 
     /// Waits until the readers of an ended track have what was written, or take no more of it.

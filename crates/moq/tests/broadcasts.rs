@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use common::{HISTORY, Peer, bytes, frame, text, until, within};
 use iroh_rooms_moq::{
-    Announce, Broadcast, Error, PathKind, RemoteBroadcast, Scope, TrackConfig, TrackOptions,
-    TrackReader, TrackWriter, limits,
+    Announce, Broadcast, Cause, Error, PathKind, RemoteBroadcast, Scope, SubscribeError,
+    TrackConfig, TrackOptions, TrackReader, TrackWriter, limits,
 };
 
 const KEY: [u8; 32] = [9; 32];
@@ -574,6 +574,83 @@ async fn a_broadcast_is_passed_on() {
 }
 
 #[tokio::test]
+async fn waiting_for_a_broadcast_ends_with_the_reason() {
+    let two = Two::new().await;
+    // A name that cannot be is not waited for.
+    let error = two.theirs.subscribe(two.a.id(), "a//b").await.unwrap_err();
+    assert!(matches!(error, SubscribeError::NotAnnounced), "{error}");
+    let session = within("a session", two.ours.connect(two.b.addr()))
+        .await
+        .unwrap();
+    // By the scope: whoever has a session, or gets one.
+    let waiting = |name| {
+        let (scope, remote) = (two.theirs.clone(), two.a.id());
+        tokio::spawn(async move { scope.subscribe(remote, name).await })
+    };
+    let (later, never) = (waiting("later"), waiting("never"));
+    // By the session, on either side.
+    let here = tokio::spawn(async move { (session.subscribe("never").await, session) });
+    let broadcast = Broadcast::new();
+    two.ours.publish("later", &broadcast).unwrap();
+    assert_eq!(
+        within("later", later).await.unwrap().unwrap().name(),
+        "later"
+    );
+    two.theirs.disconnect(two.a.id(), 7, "enough");
+    let error = within("never", never).await.unwrap().unwrap_err();
+    let SubscribeError::SessionClosed(end) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!((end.code, end.cause), (7, Cause::Local));
+    let (error, session) = within("here", here).await.unwrap();
+    let Err(SubscribeError::SessionClosed(end)) = error else {
+        panic!("{error:?}")
+    };
+    let expected = (7, "enough", Cause::Peer);
+    assert_eq!((end.code, &*end.reason, end.cause), expected);
+    // Without a session it waits for one, or for the end of the scope.
+    until("it is gone", || two.theirs.session(two.a.id()).is_none()).await;
+    let never = waiting("never");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!never.is_finished());
+    two.theirs.close(0, "").await;
+    let error = within("never", never).await.unwrap().unwrap_err();
+    assert!(matches!(error, SubscribeError::Closed), "{error}");
+    let codes = [
+        SubscribeError::NotAnnounced,
+        error,
+        SubscribeError::SessionClosed(end),
+    ]
+    .map(|error| error.code());
+    assert_eq!(codes, ["NOT_ANNOUNCED", "CLOSED", "SESSION_CLOSED"]);
+    drop(session);
+}
+
+#[tokio::test]
+async fn a_sessions_origins_are_what_is_published_and_announced() {
+    let two = Two::new().await;
+    let session = within("a session", two.ours.connect(two.b.addr()))
+        .await
+        .unwrap();
+    let broadcast = Broadcast::new();
+    session
+        .origin_producer()
+        .publish("ours", &broadcast)
+        .unwrap();
+    session.publish("too", &broadcast).unwrap();
+    two.theirs.publish("theirs", &broadcast).unwrap();
+    let mut heard = session.origin_consumer();
+    let theirs = within("theirs", heard.next()).await.unwrap();
+    assert_eq!((theirs.remote, &*theirs.name), (two.b.id(), "theirs"));
+    let mut heard = two.theirs.announced();
+    for name in ["ours", "too"] {
+        let ours = within("ours", heard.next()).await.unwrap();
+        assert_eq!((ours.remote, &*ours.name), (two.a.id(), name));
+    }
+    assert_eq!(two.ours.published_broadcasts(), ["ours", "too"]);
+}
+
+#[tokio::test]
 async fn names_are_checked() {
     let two = Two::new().await;
     let broadcast = Broadcast::new();
@@ -679,6 +756,47 @@ async fn what_is_in_flight_at_the_end_arrives() {
             assert_eq!(groups(&mut late).await, all, "{way}, late");
         }
     }
+}
+
+#[tokio::test]
+async fn an_ended_track_is_read_by_those_who_come_late() {
+    const KEPT: u64 = 64;
+    let two = Two::new().await;
+    let broadcast = Broadcast::new();
+    two.ours.publish("b", &broadcast).unwrap();
+    for number in 0..KEPT {
+        let mut writer = track(&broadcast, &format!("t{number}"));
+        for group in 0..3 {
+            writer.write(bytes(&format!("{group}")), None).unwrap();
+        }
+    }
+    two.connect().await;
+    let remote = two.subscribe("b").await;
+    for _twice in 0..2 {
+        for number in [0, 1, KEPT - 1] {
+            let name = format!("t{number}");
+            let newest = TrackOptions::default();
+            let mut reader = within("track", remote.track(&name, newest)).await.unwrap();
+            assert_eq!(text(&mut reader).await, "2", "{name}");
+            assert!(frame(&mut reader).await.is_none(), "{name}");
+        }
+        let mut reader = within("track", remote.track("t2", HISTORY)).await.unwrap();
+        assert_eq!(groups(&mut reader).await, [0, 1, 2]);
+    }
+    // Over another connection, too.
+    let third = Peer::new(3).await;
+    let scope = third.moq.open_scope(KEY).unwrap();
+    within("a session", scope.connect(two.a.addr()))
+        .await
+        .unwrap();
+    let remote = within("it", scope.subscribe(two.a.id(), "b"))
+        .await
+        .unwrap();
+    let mut reader = within("track", remote.track("t0", TrackOptions::default()))
+        .await
+        .unwrap();
+    assert_eq!(text(&mut reader).await, "2");
+    assert!(frame(&mut reader).await.is_none());
 }
 
 #[tokio::test]
