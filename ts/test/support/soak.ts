@@ -187,13 +187,18 @@ export async function soakRooms(spawn: () => Promise<Live>, options: SoakOptions
   const began = performance.now()
   const passed = (): number => (performance.now() - began) / 1_000 / options.seconds
   let after: number | undefined
-  let acts = 0
+  let [acts, tenths] = [0, 1]
   while (passed() < 1) {
     const [alice, bob] = rooms[Math.floor(chance() * rooms.length)] as [Room, Room]
     await act(alice, bob, chance)
     acts += 1
     await pause(options.seconds > 60 ? 50 : 0)
     if (passed() >= 1 / 3) after ??= await memory(lives)
+    if (passed() * 10 > tenths) {
+      const open = lives.reduce((sum, live) => sum + live.link.open.ports, 0)
+      say(options, `${tenths} of 10: ${mib(await memory(lives))}, ${open} ports, ${acts} acts`)
+      tenths += 1
+    }
   }
   const present = (): boolean => rooms.flat().every((room) => room.peers.size === 1)
   await expect.poll(present, { timeout: 60_000 }).toBe(true)
