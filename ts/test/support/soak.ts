@@ -78,8 +78,8 @@ async function meet(one: Live, other: Live, signal: AbortSignal): Promise<[Room,
 }
 
 /**
- * One thing that applications do; most of them leave something open for the room's end. Where the
- * machine is so busy that a session is taken for silent, it is made anew, and that is fine, too.
+ * One thing that applications do; most of them leave something open, for 20 s or until the room's
+ * end. Where the machine is so busy that a session is taken for silent, it is made anew, and that is fine, too.
  */
 async function act(alice: Room, bob: Room, chance: () => number): Promise<void> {
   const what = Math.floor(chance() * 7)
@@ -122,7 +122,7 @@ async function use(what: number, alice: Room, bob: Room, chance: () => number): 
     case 3: {
       const stop = new AbortController()
       const never = bob.subscribe(alice.self, 'never', { signal: stop.signal })
-      const unread = bob.subscribe(alice.self, 'neither')
+      const unread = bob.subscribe(alice.self, 'neither', { signal })
       for (const promise of [never, unread]) promise.catch(() => undefined)
       stop.abort()
       return
@@ -132,7 +132,7 @@ async function use(what: number, alice: Room, bob: Room, chance: () => number): 
       await alice.setDisplayName('A')
       return
     case 5: {
-      const events = bob.events()
+      const events = bob.events({ signal })
       bob.chat.messages()
       if (chance() < 0.5) await events.next()
       return
