@@ -323,8 +323,7 @@ class TrackPipe {
     const handOver =
       transfer && buffer instanceof ArrayBuffer && buffer.byteLength === bytes.byteLength
     if (!this.#port) {
-      // Cloning happens only when it is posted: keep what the bytes are now.
-      if (keep) this.#keep(message(bytes.slice(), timestamp))
+      if (keep) this.#keep(message(copy(bytes), timestamp))
       return
     }
     this.#send(message(bytes, timestamp), handOver ? [buffer] : [])
@@ -399,8 +398,7 @@ class TrackPipe {
       this.#port?.postMessage(message, transfer)
       return
     }
-    // Cloning happens only when it is posted: keep what the bytes are now.
-    this.#batch.push('data' in message ? { ...message, data: message.data.slice() } : message)
+    this.#batch.push('data' in message ? { ...message, data: copy(message.data) } : message)
     this.#batchBytes += size
     if (this.#batch.length >= BATCH_MESSAGES || this.#batchBytes >= BATCH_BYTES) this.#flush()
     else if (this.#patience > 0) this.#patience = BATCH_PATIENCE
@@ -465,6 +463,14 @@ class TrackPipe {
     this.#waiting = []
     for (const resolve of waiting) resolve()
   }
+}
+
+/**
+ * The bytes as they are now: cloning happens only when they are posted. Not by `slice`, which for
+ * Node's Buffer is a view on the same bytes.
+ */
+function copy(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(bytes)
 }
 
 function checkCode(code: number): void {

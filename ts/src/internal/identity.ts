@@ -31,7 +31,7 @@ export async function resolveIdentity(identity: 'memory' | 'tab' | Uint8Array): 
   if (!(identity instanceof Uint8Array) || identity.length !== 32) {
     throw new RoomsError('INVALID_ARGUMENT', "identity is 'memory', 'tab' or 32 bytes")
   }
-  return { secretKey: identity.slice(), release: () => undefined }
+  return { secretKey: new Uint8Array(identity), release: () => undefined }
 }
 
 async function tabIdentity(): Promise<Identity> {

@@ -481,6 +481,30 @@ export function boundarySuite(platform: Platform): void {
       writer.write(kept)
     })
 
+    it('are what they were when they were written', async () => {
+      const here = await room()
+      const broadcast = new Broadcast()
+      const options = { maxAgeMs: 10_000 }
+      const reused = typeof Buffer === 'undefined' ? new Uint8Array(1) : Buffer.alloc(1)
+      const write = (name: string): void => {
+        const group = broadcast.track(name, options).group()
+        for (let i = 0; i < 5; i += 1) {
+          reused[0] = i
+          group.write(reused)
+        }
+        group.close()
+      }
+      write('before')
+      await here.publish('b', broadcast)
+      write('after')
+      reused[0] = 99
+      const remote = await here.subscribe(here.self, 'b')
+      for (const name of ['before', 'after']) {
+        const frames = await take(remote.track(name, { ...options, start: 0 }).frames(), 5)
+        expect(frames.map(({ data }) => data[0])).toEqual([0, 1, 2, 3, 4])
+      }
+    })
+
     it('hold a writer back until the network has taken it', async () => {
       const here = await room()
       const broadcast = new Broadcast()
