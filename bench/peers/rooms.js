@@ -8,12 +8,11 @@ const MAX_AGE_MS = 30_000
 export class Side {
   marks = {}
 
-  async open({ server, invite, tuning, worker, wasm }) {
+  async open({ server, invite, tuning, worker }) {
     this.live = await Live.spawn({
       relay: server,
       ...(tuning ? { tuning } : {}),
       ...(worker ? { worker: new URL(worker, location.href) } : {}),
-      ...(wasm ? { wasm: new URL(wasm, location.href) } : {}),
     })
     this.marks.ready = performance.now()
     this.room = await Room.open(this.live, invite ?? RoomTicket.generate())

@@ -147,16 +147,17 @@ impl Room {
     }
 
     fn change(&mut self, by: Key, ticket: u64, change: Change) {
-        let payload = Payload::Change(change);
-        self.give(
-            by,
-            Input::Propose {
-                ticket,
-                payload,
-                base: None,
-            },
-        );
+        self.propose(by, ticket, Payload::Change(change));
         self.settle();
+    }
+
+    fn propose(&mut self, by: Key, ticket: u64, payload: Payload) {
+        let propose = Input::Propose {
+            ticket,
+            payload,
+            base: None,
+        };
+        self.give(by, propose);
     }
 
     fn outcomes(&self, of: Key) -> Vec<(u64, Outcome)> {
@@ -259,46 +260,18 @@ fn the_door_refuses_a_taken_name_a_locked_room_and_who_was_kicked() {
     room.ask(a, 3, "");
     assert_eq!(room.refusals.pop().unwrap().1, "bad-id");
     // Only moderators lock and kick; that is the founder.
-    room.give(
-        b,
-        Input::Propose {
-            ticket: 1,
-            payload: Payload::Lock(true),
-            base: None,
-        },
-    );
+    room.propose(b, 1, Payload::Lock(true));
     room.pass(500);
     assert_eq!(
         room.outcomes(b),
         [(1, Outcome::Rejected("not a moderator".into()))]
     );
-    room.give(
-        a,
-        Input::Propose {
-            ticket: 1,
-            payload: Payload::Lock(true),
-            base: None,
-        },
-    );
+    room.propose(a, 1, Payload::Lock(true));
     room.pass(500);
     room.ask(a, 3, "other");
     assert_eq!(room.refusals.pop().unwrap().1, "denied");
-    room.give(
-        a,
-        Input::Propose {
-            ticket: 2,
-            payload: Payload::Lock(false),
-            base: None,
-        },
-    );
-    room.give(
-        a,
-        Input::Propose {
-            ticket: 3,
-            payload: Payload::Kick(b),
-            base: None,
-        },
-    );
+    room.propose(a, 2, Payload::Lock(false));
+    room.propose(a, 3, Payload::Kick(b));
     room.pass(2_000);
     assert!(
         room.events[&b]
@@ -503,12 +476,7 @@ fn where_consent_is_needed_most_members_decide() {
     assert!(matches!(room.outcomes(c)[0], (1, Outcome::Rejected(_))));
     assert_eq!(room.text(a), r#"{"x":1}"#);
     // What is not about the state is for moderators alone.
-    let lock = Input::Propose {
-        ticket: 2,
-        payload: Payload::Lock(true),
-        base: None,
-    };
-    room.give(a, lock);
+    room.propose(a, 2, Payload::Lock(true));
     room.pass(500);
     assert!(room.nodes[&c].machine().locked);
 }
@@ -518,16 +486,7 @@ fn a_room_is_found_under_the_id_that_its_door_was_moved_to() {
     let (mut room, a) = Room::json();
     let b = room.join(a, 2);
     let rotate = |room: &mut Room, by, ticket| {
-        let payload = Payload::Rotate([77; 32]);
-        let base = None;
-        room.give(
-            by,
-            Input::Propose {
-                ticket,
-                payload,
-                base,
-            },
-        );
+        room.propose(by, ticket, Payload::Rotate([77; 32]));
         room.pass(500);
     };
     rotate(&mut room, b, 1);

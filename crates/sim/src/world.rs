@@ -804,13 +804,7 @@ impl World {
                 // Back at once under the same key.
                 self.crash(one, 1);
             }
-            10 => {
-                let until = self.now + self.rng.between(500, 25_000);
-                if let Some(it) = self.peers.get_mut(one) {
-                    it.frozen_until = until;
-                }
-                self.count("freeze");
-            }
+            10 => self.freeze(one),
             11 => {
                 let by = self.rng.between(500, 20_000);
                 if let Some(it) = self.peers.get_mut(one) {
@@ -870,13 +864,7 @@ impl World {
                 self.crash_unsent(peer);
                 self.crash(other, 0);
             }
-            3 => {
-                let until = self.now + self.rng.between(500, 25_000);
-                if let Some(it) = self.peers.get_mut(peer) {
-                    it.frozen_until = until;
-                }
-                self.count("freeze");
-            }
+            3 => self.freeze(peer),
             _ => self.part(),
         }
     }
@@ -901,6 +889,15 @@ impl World {
         let stays = |it: &Happening| !matches!(it, Happening::Frame(_, from, _) if *from == key);
         self.happenings.retain(|_, it| stays(it));
         self.crash(peer, 0);
+    }
+
+    /// Hears and does nothing for a while, as a page in the background.
+    fn freeze(&mut self, peer: usize) {
+        let until = self.now + self.rng.between(500, 25_000);
+        if let Some(it) = self.peers.get_mut(peer) {
+            it.frozen_until = until;
+        }
+        self.count("freeze");
     }
 
     /// Ends a peer's program; everything it knew is gone. The last one that has the room stays.
