@@ -9,6 +9,7 @@ use iroh_rooms_consensus::machine::Newcomer;
 use iroh_rooms_consensus::recovery::Record;
 use iroh_rooms_consensus::session::Payload;
 use iroh_rooms_consensus::state::{Change, State};
+use iroh_rooms_consensus::wire::Lane;
 use iroh_rooms_consensus::{
     Approval, Config, Event, Input, Mutation, Node, Outcome, Status, Welcome, ended_digest,
 };
@@ -130,6 +131,16 @@ struct Peer {
     old: Option<(Hash, u64)>,
 }
 
+/// A leader has proposed other voters; it and most others are to crash.
+struct Doom {
+    at: u64,
+    leader: usize,
+    /// Those who do not crash, and do not get what the leader sends after that proposal,
+    spared: BTreeSet<usize>,
+    /// except, if so, its heartbeats, which tell what is committed: they have a stream of their own.
+    pulse: bool,
+}
+
 struct World {
     options: Options,
     rng: Rng,
@@ -149,8 +160,7 @@ struct World {
     doorless_since: u64,
     approval: Approval,
     voters: usize,
-    /// When a leader and most others crash, and who does not.
-    doom: Option<(u64, usize, usize)>,
+    doom: Option<Doom>,
     /// How likely, in a hundred, something goes wrong just when it matters.
     spite: u64,
 }
@@ -182,7 +192,7 @@ impl World {
         let mut rng = Rng::new(seed);
         // Small rooms are where it is hard: a pair cannot lose one without losing its majority.
         let count = rng
-            .pick(&[2, 2, 3, 3, 3, 4, 4, 5, 6, 7])
+            .pick(&[2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7])
             .copied()
             .unwrap_or(3);
         let mut world = Self {
@@ -398,6 +408,8 @@ impl World {
         })?;
         let turns = self.spite > 0
             && ((status.leads && status.conf != before.conf) || (status.fenced && !before.fenced));
+        // Of three voters, half of those after it may lack what two had before it.
+        let likely = if status.conf.voters.len() == 3 { 60 } else { 0 };
         let appended = status.leads && status.last.index > before.last.index;
         let proposes = self.spite > 0
             && appended
@@ -407,6 +419,13 @@ impl World {
         it.was = Some(status);
         for send in outputs.send {
             let to = peer_of(&send.to);
+            let doom = self
+                .doom
+                .as_ref()
+                .filter(|it| it.leader == peer && it.spared.contains(&to));
+            if doom.is_some_and(|it| !it.pulse || send.lane != Lane::Pulse) {
+                continue;
+            }
             let copies = 1 + u64::from(self.rng.chance(self.duplicate));
             for _ in 0..copies {
                 self.post(
@@ -422,11 +441,8 @@ impl World {
         if turns && self.rng.chance(self.spite) {
             self.spite_at(peer);
         }
-        if proposes && self.doom.is_none() && self.rng.chance(self.spite) {
-            let spared = self.rng.below(self.peers.len() as u64) as usize;
-            let after = self.rng.between(50, 1_500);
-            self.blocked.insert((peer, spared));
-            self.doom = Some((self.now + after, peer, spared));
+        if proposes && self.doom.is_none() && self.rng.chance(self.spite.max(likely)) {
+            self.doom(peer);
             // What comes right behind may be committed together with it.
             self.write(peer)?;
             self.write(peer)?;
@@ -869,15 +885,43 @@ impl World {
         }
     }
 
-    /// What a leader had under way when it proposed other voters has reached all but one, which is
-    /// now the one to go on.
+    /// What a leader sends behind a proposal of other voters reaches all but those who are to go on
+    /// without it: one, or half.
+    fn doom(&mut self, leader: usize) {
+        let at = self.now + self.rng.between(50, 1_500);
+        let voters = self.peers.get(leader).and_then(|it| it.was.as_ref());
+        let voters = voters.map_or(0, |it| it.conf.voters.len());
+        // Half of those who vote after it: two if a fourth comes, one if a third goes.
+        let pulse = voters >= 3 && self.rng.chance(70);
+        let count = if pulse {
+            1 + self.rng.below(2) as usize
+        } else {
+            1
+        };
+        let mut others: Vec<usize> = (0..self.peers.len()).filter(|it| *it != leader).collect();
+        let mut spared = BTreeSet::new();
+        while spared.len() < count && !others.is_empty() {
+            let next = self.rng.below(others.len() as u64) as usize;
+            spared.insert(others.swap_remove(next));
+        }
+        self.trace(|| format!("p{leader} proposes voters; its entries do not reach {spared:?}"));
+        self.doom = Some(Doom {
+            at,
+            leader,
+            spared,
+            pulse,
+        });
+    }
+
     fn meet_doom(&mut self) {
-        let Some((_, leader, spared)) = self.doom.take_if(|(at, ..)| self.now >= *at) else {
+        let Some(doom) = self.doom.take_if(|it| self.now >= it.at) else {
             return;
         };
-        self.crash_unsent(leader);
+        self.count("doom");
+        self.crash_unsent(doom.leader);
         for other in 0..self.peers.len() {
-            if other != spared && other != leader && self.rng.chance(70) {
+            let crashes = other != doom.leader && !doom.spared.contains(&other);
+            if crashes && (doom.pulse || self.rng.chance(70)) {
                 self.crash(other, 0);
             }
         }
@@ -932,6 +976,7 @@ impl World {
 
     fn heal(&mut self) -> Result<(), Violation> {
         self.blocked.clear();
+        self.doom = None;
         self.loss = 0;
         self.duplicate = 0;
         self.delay = (1, 20);
