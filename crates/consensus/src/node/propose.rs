@@ -56,24 +56,28 @@ impl Node {
         };
         let term = self.raft.term();
         let (now, epoch, leads) = (self.now, self.epoch, self.raft.is_leader());
-        let due = |it: &Pending| match it.sent {
-            None => true,
-            Some((_, sent_in, of)) if sent_in != term || of != epoch => true,
-            // One's own Raft takes nothing while it hands over the lead, or is full.
-            Some((at, ..)) => now >= at + RETRY_MS,
+        let is_sent = |it: &Pending| {
+            let sent = it
+                .sent
+                .filter(|(_, sent_in, of)| *sent_in == term && *of == epoch);
+            sent.map(|(at, ..)| at)
+        };
+        // They count only in their order: if one has to be sent again, so have those after it. One's
+        // own Raft takes nothing while it hands over the lead, or is full.
+        let again = |it: &Pending| is_sent(it).is_some_and(|at| now >= at + RETRY_MS);
+        let open = self.pending.iter_mut().filter(|it| it.done.is_none());
+        let open: Vec<&mut Pending> = open.collect();
+        let first = open
+            .iter()
+            .position(|it| again(it) || is_sent(it).is_none());
+        let Some(first) = first else {
+            return;
         };
         let mut bytes = 0;
-        let open = self.pending.iter_mut().filter(|it| it.done.is_none());
-        // All that are open, not only those that are due: they count only in their order.
-        let open: Vec<&mut Pending> = open
-            .take_while(|it| {
-                bytes += it.payload.size();
-                bytes <= limits::ENTRIES_BYTES
-            })
-            .collect();
-        if !open.iter().any(|it| due(it)) {
-            return;
-        }
+        let open = open.into_iter().skip(first).take_while(|it| {
+            bytes += it.payload.size();
+            bytes <= limits::ENTRIES_BYTES
+        });
         let mut proposals = Vec::new();
         for pending in open {
             pending.sent = Some((now, term, epoch));
