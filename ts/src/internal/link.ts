@@ -52,8 +52,12 @@ export interface HostListeners {
   readonly messageError: () => void
 }
 
-/** Answers one batch of questions of the core; the signal fires when the core no longer waits. */
-export type AskHandler = (items: unknown[], options: { signal: AbortSignal }) => Promise<unknown[]>
+/** Answers one batch of questions of a kind; the signal fires when the core no longer waits. */
+export type AskHandler = (
+  kind: AskKind,
+  items: unknown[],
+  options: { signal: AbortSignal },
+) => Promise<unknown[]>
 
 /** How the link ended. */
 export interface LinkEnd {
@@ -91,7 +95,7 @@ export class Link {
   readonly #streams = new Set<StreamState<never>>()
   /** This side's end of every open data port, and who is told when the link ends first. */
   readonly #ports = new Map<MessagePort, (error: RoomsError) => void>()
-  readonly #answers = new Map<AskKind, AskHandler>()
+  readonly #answers = new Map<Handle, AskHandler>()
   readonly #ended = deferred<LinkEnd>()
   /** Set once nothing new may be asked. */
   #refusal: RoomsError | undefined
@@ -261,9 +265,10 @@ export class Link {
     port.close()
   }
 
-  /** Sets who answers the core's questions of a kind. */
-  answer(kind: AskKind, handler: AskHandler): void {
-    this.#answers.set(kind, handler)
+  /** Sets who answers the core's questions about a room; undefined for nobody any more. */
+  answer(room: Handle, handler: AskHandler | undefined): void {
+    if (handler) this.#answers.set(room, handler)
+    else this.#answers.delete(room)
   }
 
   /** Tells the Worker about the page; takes effect at once, without an answer. */
@@ -363,12 +368,12 @@ export class Link {
     }
   }
 
-  async #ask({ id, kind, items, limitMs }: AskMessage): Promise<void> {
+  async #ask({ id, room, kind, items, limitMs }: AskMessage): Promise<void> {
     let result: Result<unknown[]>
     try {
-      const handler = this.#answers.get(kind)
-      if (!handler) throw new RoomsError('INTERNAL', `nobody answers questions of kind ${kind}`)
-      const value = await handler(items, { signal: AbortSignal.timeout(limitMs) })
+      const handler = this.#answers.get(room)
+      if (!handler) throw new RoomsError('CLOSED', `nobody answers questions about room ${room}`)
+      const value = await handler(kind, items, { signal: AbortSignal.timeout(limitMs) })
       result = { ok: true, value }
     } catch (error) {
       result = { ok: false, error: RoomsError.toData(error) }

@@ -1,6 +1,7 @@
 import { RoomsError } from '../errors.js'
 import type { HostListeners, WorkerHost } from './link.js'
 import type { Runtime, WorkerSource } from './runtime.js'
+import { store } from './store-browser.js'
 
 const FEATURES = ['Worker', 'WebAssembly', 'MessageChannel', 'WebSocket', 'crypto'] as const
 
@@ -15,6 +16,11 @@ export const runtime: Runtime = {
     )
   },
   startWorker: (source) => new BrowserHost(makeWorker(source)),
+  // Locks need https or localhost.
+  identity: () =>
+    typeof sessionStorage !== 'undefined' && 'locks' in navigator ? 'tab' : 'memory',
+  priority: () => (/Mobi|Android/i.test(navigator.userAgent) ? 0 : document.hidden ? 1 : 2),
+  store,
 }
 
 function makeWorker(source: WorkerSource | undefined): Worker {

@@ -3,6 +3,7 @@ import { Worker } from 'node:worker_threads'
 import { RoomsError } from '../errors.js'
 import type { HostListeners, WorkerHost } from './link.js'
 import type { Runtime, WorkerSource } from './runtime.js'
+import { store } from './store-node.js'
 
 const FEATURES = ['WebAssembly', 'MessageChannel', 'crypto'] as const
 
@@ -17,6 +18,9 @@ export const runtime: Runtime = {
     )
   },
   startWorker: (source) => new NodeHost(makeWorker(source)),
+  identity: () => 'memory',
+  priority: () => 3,
+  store,
 }
 
 function makeWorker(source: WorkerSource | undefined): Worker {

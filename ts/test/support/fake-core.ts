@@ -14,11 +14,15 @@ import type {
   RoomHandle,
   RoomOptions,
   ScopeHandle,
+  StateRoomHandle,
+  StateRoomHow,
+  StateRoomOptions,
   StreamHandle,
   TrackHandle,
 } from '../../worker/core-module.js'
 import type { ChatMessage, CoreStats, Frame, LogLevel, Peer, WireEvent } from '../../src/wire.js'
 import type { Asks } from '../../worker/asks.js'
+import { FakeStateRoom } from './fake-state-room.js'
 
 const SELF_ID = 'aa'.repeat(32)
 /** A dial to it takes for ever. */
@@ -444,11 +448,14 @@ class FakeRoom implements RoomHandle {
   #self: Peer
   #messages = 0
   #left = false
+  /** Hears commands before this does; true for one that was its. */
+  onCommand: ((words: string[]) => Promise<boolean>) | undefined
 
-  constructor(core: FakeCore, options: RoomOptions) {
+  constructor(core: FakeCore, options: RoomOptions & { participantId?: string }) {
     this.#core = core
     this.#self = {
       id: SELF_ID,
+      ...(options.participantId === undefined ? {} : { participantId: options.participantId }),
       broadcasts: [],
       joinedAt: 1,
       ...(options.displayName === undefined ? {} : { displayName: options.displayName }),
@@ -481,7 +488,7 @@ class FakeRoom implements RoomHandle {
 
   async publish(name: string, broadcast: BroadcastHandle): Promise<void> {
     this.#scope.publish(name, broadcast)
-    this.#emit({ type: 'broadcast-subscribed', peer: this.self(), name })
+    this.emit({ type: 'broadcast-subscribed', peer: this.self(), name })
   }
 
   async unpublish(name: string): Promise<boolean> {
@@ -502,7 +509,10 @@ class FakeRoom implements RoomHandle {
   }
 
   async sendChat(text: string): Promise<ChatMessage> {
-    if (text.startsWith('/')) await this.#command(text.slice(1).split(' '))
+    if (text.startsWith('/')) {
+      const words = text.slice(1).split(' ')
+      if (!(await this.onCommand?.(words))) await this.#command(words)
+    }
     return this.#said(this.self(), text)
   }
 
@@ -546,7 +556,7 @@ class FakeRoom implements RoomHandle {
 
   free(): void {}
 
-  #emit(event: WireEvent): void {
+  emit(event: WireEvent): void {
     for (const stream of this.#streams) stream.push(structuredClone(event))
   }
 
@@ -563,16 +573,16 @@ class FakeRoom implements RoomHandle {
       case 'join': {
         const joined = peer(idOf(name), name)
         this.#peers.set(joined.id, joined)
-        this.#emit({ type: 'peer-joined', peer: joined })
+        this.emit({ type: 'peer-joined', peer: joined })
         return
       }
       case 'part': {
         this.#peers.delete(idOf(name))
-        this.#emit({ type: 'peer-left', peer: peer(idOf(name), name), reason: 'left' })
+        this.emit({ type: 'peer-left', peer: peer(idOf(name), name), reason: 'left' })
         return
       }
       case 'say':
-        this.#emit({
+        this.emit({
           type: 'chat-message',
           ...this.#said(peer(idOf(name), name), args.slice(1).join(' ')),
         })
@@ -583,7 +593,7 @@ class FakeRoom implements RoomHandle {
       case 'burst':
         for (let i = 0; i < Number(name); i += 1) {
           const message = { peer: peer(idOf('x'), 'x'), text: String(i), timestamp: i, id: `b${i}` }
-          this.#emit({ type: 'chat-message', ...message })
+          this.emit({ type: 'chat-message', ...message })
         }
         return
       case 'streams-fail':
@@ -607,7 +617,7 @@ class FakeRoom implements RoomHandle {
       case 'unclonable':
         throw Object.assign(new Error('x'), { code: 'X' })
       case 'ask':
-        this.#said(this.self(), JSON.stringify(await fakeAsks.current?.ask('admit', args)))
+        this.#said(this.self(), JSON.stringify(await fakeAsks.current?.ask(0, 'admit', args)))
         return
     }
   }
@@ -680,6 +690,23 @@ class FakeCore implements CoreHandle {
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
     return new FakeRoom(this, options)
+  }
+
+  openStateRoom(
+    how: StateRoomHow,
+    room: string | undefined,
+    options: StateRoomOptions,
+  ): StateRoomHandle {
+    const house = {
+      self: SELF_ID,
+      fail,
+      log: this.log,
+      stream: () => new FakeStream(10_000),
+      room: (of: StateRoomOptions) => new FakeRoom(this, of),
+      cancellable: (cancel: CancelHandle, promise: Promise<void>) =>
+        (cancel as FakeCancel).end(promise),
+    }
+    return new FakeStateRoom(house, how, room, options)
   }
 
   visibility(state: string): void {
