@@ -25,7 +25,9 @@ use n0_future::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::{Error, RoomHandle, event::Status, gossip::GossipSlot, room::WeakRoom, transport};
+use crate::{
+    Error, RoomHandle, doorman, event::Status, gossip::GossipSlot, room::WeakRoom, transport,
+};
 
 pub use crate::transport::{Relays, Tuning};
 
@@ -92,7 +94,12 @@ impl Builder {
         for alpn in ALPNS {
             router = router.accept(alpn, moq.protocol_handler());
         }
-        let router = router.accept(GOSSIP_ALPN, gossip.clone()).spawn();
+        let hub = doorman::Hub::new(endpoint.secret_key().clone());
+        let router = router
+            .accept(GOSSIP_ALPN, gossip.clone())
+            .accept(doorman::DOOR_ALPN, doorman::DoorHandler(hub.clone()))
+            .accept(doorman::RAFT_ALPN, doorman::MemberHandler(hub.clone()))
+            .spawn();
         let (status, _) = watch::channel(match self.relays {
             Relays::Disabled => Status::Connected,
             _ => Status::Connecting,
@@ -106,7 +113,9 @@ impl Builder {
                 lookup,
                 status: status.clone(),
                 relays: self.relays,
+                tuning: self.tuning,
                 rooms: Mutex::default(),
+                hub,
                 marks,
             }),
         };
@@ -138,7 +147,9 @@ struct Inner {
     lookup: MemoryLookup,
     status: watch::Sender<Status>,
     relays: Relays,
+    tuning: Tuning,
     rooms: Mutex<HashMap<TopicId, WeakRoom>>,
+    hub: Arc<doorman::Hub>,
     marks: Marks,
 }
 
@@ -244,7 +255,7 @@ impl Live {
         Stats {
             rooms: self.rooms().len(),
             sessions: moq.sessions,
-            refused: moq.refused + self.inner.gossip.refusals(),
+            refused: moq.refused + self.inner.gossip.refusals() + self.inner.hub.refusals(),
             gossip_restarts: self.inner.gossip.restarts(),
             first_ms: self.marks().lock().clone(),
         }
@@ -253,6 +264,7 @@ impl Live {
     /// Says goodbye in every room at once, as far as that goes without waiting. For a page that
     /// is about to vanish.
     pub fn leave_now(&self) {
+        doorman::leave_now(&self.inner.hub);
         for room in self.open_rooms() {
             room.leave_now();
         }
@@ -264,11 +276,13 @@ impl Live {
         for room in self.open_rooms() {
             room.resume();
         }
+        doorman::resume(&self.inner.hub);
         self.inner.endpoint.network_change().await;
     }
 
     /// Leaves the rooms, ends the sessions and closes the endpoint. Idempotent.
     pub async fn close(&self) {
+        doorman::leave_all(&self.inner.hub).await;
         for room in self.open_rooms() {
             room.leave().await;
         }
@@ -281,6 +295,22 @@ impl Live {
 
     pub(crate) fn marks(&self) -> &Marks {
         &self.inner.marks
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.inner.relays
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.inner.tuning
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<doorman::Hub> {
+        &self.inner.hub
     }
 
     pub(crate) fn gossip(&self) -> &Arc<GossipSlot> {

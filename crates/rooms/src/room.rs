@@ -7,13 +7,16 @@
 mod actor;
 mod events;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use iroh::EndpointId;
 use iroh_gossip::TopicId;
-use iroh_rooms_moq::{Broadcast, RemoteBroadcast, Scope};
+use iroh_rooms_moq::{Accept, Broadcast, RemoteBroadcast, Scope};
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::events::RoomEvents;
 use self::events::View;
@@ -21,7 +24,7 @@ use crate::{
     Error, Live, RoomTicket,
     channel::{self, Channel},
     chat::{self, ChatPublisher},
-    event::{ChatMessage, Event, Peer, Status},
+    event::{ChatMessage, Event, LeftReason, Peer, Status},
     presence::{MAX_DISPLAY_NAME, check_broadcast_name, check_size},
     roster::is_internal,
 };
@@ -49,6 +52,20 @@ impl Default for Options {
         }
     }
 }
+
+/// Who is a member of a room with a doorman; only they are shown, dialled and served.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Members {
+    /// The room's id.
+    pub(crate) room_id: [u8; 32],
+    /// The members' names.
+    pub(crate) participants: BTreeMap<EndpointId, String>,
+    /// Why those are gone who were members last.
+    pub(crate) gone: BTreeMap<EndpointId, LeftReason>,
+}
+
+/// Follows the members.
+pub(crate) type Guard = watch::Receiver<Members>;
 
 /// What a room counts.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -119,12 +136,31 @@ impl Room {
                 "this is the ticket of a room with a doorman: use `join`".into(),
             ));
         }
+        Self::open_with(live, ticket, options, None).await
+    }
+
+    /// The same, for members only where there is a guard.
+    pub(crate) async fn open_with(
+        live: &Live,
+        ticket: RoomTicket,
+        options: Options,
+        guard: Option<Guard>,
+    ) -> Result<Self, Error> {
         check_display_name(options.display_name.as_deref())?;
         let topic = ticket.topic_id;
         live.check_vacant(&topic)?;
         let (commands, inbox) = mpsc::channel(COMMANDS_CAP);
-        let view = Arc::new(Mutex::new(View::new(live.endpoint_id(), &options)));
-        let scope = live.moq().open_scope(actor::scope_key(&topic));
+        let mut view = View::new(live.endpoint_id(), &options);
+        view.me.participant_id = guard
+            .as_ref()
+            .and_then(|it| it.borrow().participants.get(&live.endpoint_id()).cloned());
+        let view = Arc::new(Mutex::new(view));
+        let accept = match guard {
+            Some(_) => Accept::Manual,
+            None => Accept::All,
+        };
+        let key = actor::scope_key(&topic);
+        let scope = live.moq().open_scope_with(key, accept);
         let inner = Arc::new(Inner {
             live: live.clone(),
             topic,
@@ -140,6 +176,7 @@ impl Room {
             live,
             ticket,
             options,
+            guard,
             view,
             inbox,
         )
@@ -451,6 +488,11 @@ impl RoomHandle {
             .scope
             .disconnect_all(iroh_rooms_moq::close::LEAVING, "leaving");
         let _ = self.inner.commands.try_send(Command::LeaveNow);
+    }
+
+    /// Tells something that does not come from the room itself.
+    pub(crate) fn emit(&self, event: Event) {
+        self.view().emit(event);
     }
 
     /// Comes back after [`RoomHandle::leave_now`], and tells everyone; for a page that was shown

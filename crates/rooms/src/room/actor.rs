@@ -31,7 +31,7 @@ use n0_future::{
 };
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{Command, Options, events::View, lock};
+use super::{Command, Guard, Options, events::View, lock};
 use crate::{
     Error, Live, RoomTicket,
     channel::{self, Writer},
@@ -74,6 +74,7 @@ pub(super) async fn spawn(
     live: &Live,
     ticket: RoomTicket,
     options: Options,
+    guard: Option<Guard>,
     view: Arc<Mutex<View>>,
     inbox: mpsc::Receiver<Command>,
 ) -> Result<(), Error> {
@@ -81,6 +82,7 @@ pub(super) async fn spawn(
     let key = RoomKey::new(&ticket.topic_id);
     let mut state = RoomState::new(&key, &me);
     state.display_name = options.display_name;
+    state.participant_id = lock(&view).me.participant_id.clone();
     state.set_presence(options.presence.as_ref())?;
     state.relay_url = live.relay_url().map(|url| url.to_string());
     state.encode()?;
@@ -105,6 +107,7 @@ pub(super) async fn spawn(
         key,
         topic: ticket.topic_id,
         bootstrap,
+        guard,
         kv,
         scope,
         view,
@@ -196,6 +199,7 @@ struct Actor {
     key: RoomKey,
     topic: TopicId,
     bootstrap: Vec<EndpointId>,
+    guard: Option<Guard>,
     kv: Kv,
     scope: Scope,
     view: Arc<Mutex<View>>,
@@ -247,6 +251,8 @@ impl Actor {
         let mut presence = Some(presence);
         let mut sessions = self.scope.sessions();
         let mut announced = self.scope.announced();
+        let mut incoming = self.scope.incoming_sessions();
+        let mut guard = self.guard.clone();
         let mut tick = time::interval(TICK);
         let farewell = loop {
             let presence_due = self.written + PRESENCE_SPACING;
@@ -291,6 +297,12 @@ impl Actor {
                     Some(announce) => self.announce(announce),
                     None => break None,
                 },
+                Some(session) = incoming.next(), if guard.is_some() => self.incoming(session),
+                () = guarded(&mut guard) => {
+                    self.members_changed();
+                    // What is known of those who are members now was not looked at before.
+                    presence = self.kv.subscribe().await.ok();
+                }
                 report = reports.recv() => if let Some(report) = report {
                     self.report(report).await;
                 },
@@ -476,6 +488,19 @@ fn jitter(delay: Duration) -> Duration {
 async fn next_event(presence: &mut Option<kv::Subscription>) -> Option<kv::Event> {
     match presence {
         Some(presence) => presence.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the members of a guarded room to change.
+async fn guarded(guard: &mut Option<Guard>) {
+    match guard {
+        Some(guard) => {
+            if guard.changed().await.is_err() {
+                // The doorman's actor is gone, and the room with it.
+                std::future::pending().await
+            }
+        }
         None => std::future::pending().await,
     }
 }

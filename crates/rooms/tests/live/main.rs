@@ -4,3 +4,4 @@ mod hostile;
 mod net;
 mod room;
 mod soak;
+mod state;

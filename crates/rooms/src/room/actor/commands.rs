@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iroh::EndpointId;
+use iroh_gossip::TopicId;
 use iroh_rooms_moq::{Broadcast, PathKind, Session};
 use n0_future::task::{self, AbortOnDropHandle};
 use tokio::sync::broadcast;
@@ -223,6 +224,12 @@ impl Actor {
             .partition(|peer| self.sessions.contains_key(&peer.id));
         for peer in near.into_iter().chain(far) {
             ticket.add_peer(peer.id, self.relays.get(&peer.id));
+        }
+        if let Some(guard) = &self.guard {
+            // The topic comes with the admission only.
+            let room_id = guard.borrow().room_id;
+            ticket.topic_id = TopicId::from_bytes(room_id);
+            ticket.room_id = Some(room_id);
         }
         ticket
     }

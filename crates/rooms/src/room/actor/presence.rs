@@ -87,16 +87,23 @@ impl Actor {
                 value,
                 timestamp,
             } if key == ROOM_STATE_KEY => {
+                if !self.admits(&scope) {
+                    return;
+                }
                 // Reading the values anew also brings those of peers that are gone.
                 if !self.is_news(scope, timestamp) {
                     return;
                 }
-                let Some(state) = RoomState::decode(&value, &self.key, &scope) else {
+                let Some(mut state) = RoomState::decode(&value, &self.key, &scope) else {
                     self.refused += 1;
                     return;
                 };
                 if scope == self.me {
                     return;
+                }
+                // What it says of itself counts where nobody else knows.
+                if let Some(guard) = &self.guard {
+                    state.participant_id = guard.borrow().participants.get(&scope).cloned();
                 }
                 let wall_ms = wall_micros() / 1000;
                 self.feed(Input::Presence {
@@ -119,6 +126,36 @@ impl Actor {
             // Values of other keys are for other readers, and who is silent is the roster's to say.
             _ => {}
         }
+    }
+
+    /// Whether a peer may be here.
+    pub(super) fn admits(&self, peer: &EndpointId) -> bool {
+        let guard = self.guard.as_ref();
+        guard.is_none_or(|it| it.borrow().participants.contains_key(peer))
+    }
+
+    /// Shows out who is a member no more.
+    pub(super) fn members_changed(&mut self) {
+        let Some(members) = self.guard.as_ref().map(|it| it.borrow().clone()) else {
+            return;
+        };
+        let here = self.roster.iter().map(|peer| peer.id);
+        let here: BTreeSet<EndpointId> = here.chain(self.sessions.keys().copied()).collect();
+        for peer in here {
+            if members.participants.contains_key(&peer) {
+                continue;
+            }
+            let reason = members.gone.get(&peer).copied().unwrap_or(LeftReason::Left);
+            let (code, why) = match reason {
+                LeftReason::Kicked => (close::KICKED, "kicked"),
+                _ => (close::NORMAL, "no member"),
+            };
+            self.scope.disconnect(peer, code, why);
+            self.feed(Input::Gone(peer, reason));
+            self.last_values.remove(&peer);
+        }
+        self.bootstrap
+            .retain(|peer| members.participants.contains_key(peer));
     }
 
     fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
