@@ -580,7 +580,7 @@ function nextState(state: Json, item: WireChange): Json {
 
 /** The ticket that a text is, if it is one: the same rule as in Rust. */
 function ticketOf(text: string | undefined): RoomTicket | undefined {
-  if (text === undefined || !/#room=|^\s*room[a-z2-7]{40,}\s*$/i.test(text)) return undefined
+  if (text === undefined || !/#room=|^\s*room[a-zA-Z2-7]{40,}\s*$/.test(text)) return undefined
   const ticket = RoomTicket.parse(text)
   if (ticket.roomId !== undefined) return ticket
   throw new RoomsError(

@@ -1,5 +1,6 @@
 import { describe, inject } from 'vitest'
 
+import { doormanSuite } from '../support/doorman-suite.js'
 import { type Meeting, meetingSuite } from '../support/meeting-suite.js'
 import { moqSuite } from '../support/moq-suite.js'
 
@@ -13,4 +14,5 @@ const meeting: Meeting = {
 describe.runIf(relay)('with the real core', () => {
   meetingSuite(meeting)
   describe('moq', () => moqSuite(meeting))
+  describe('a room with a doorman', () => doormanSuite(meeting))
 })
