@@ -10,7 +10,7 @@ import {
   Room,
   type RoomEvent,
   RoomsError,
-  StateRoom,
+  type StateRoom,
   type StateRoomOptions,
 } from '../../src/index.js'
 import { runtime } from '#runtime'
