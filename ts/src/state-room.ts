@@ -293,7 +293,7 @@ export class StateRoom<S = Json, C = MergePatch<S>> extends Room<DeepReadonly<S>
       }
       await this.#until(() => this.consensus.status !== 'read-only' || this.#log.ended, {
         signal,
-        atLeast: QUEUE_RETRY_MS,
+        pauseMs: QUEUE_RETRY_MS,
       })
     }
   }
@@ -543,20 +543,22 @@ export class StateRoom<S = Json, C = MergePatch<S>> extends Room<DeepReadonly<S>
     }
   }
 
-  /** Waits until something holds, looking whenever there is news. */
+  /** Waits until something holds, looking whenever there is news; with `pauseMs` not at once, and that often. */
   async #until(
     holds: () => boolean,
-    { signal, atLeast }: { signal: AbortSignal | undefined; atLeast?: number },
+    { signal, pauseMs }: { signal: AbortSignal | undefined; pauseMs?: number },
   ): Promise<void> {
     signal?.throwIfAborted()
-    for (let first = atLeast !== undefined; first || !holds(); first = false) {
+    for (let first = pauseMs !== undefined; first || !holds(); first = false) {
       const { promise, resolve } = deferred<void>()
-      const timer = atLeast === undefined ? undefined : setTimeout(resolve, atLeast)
-      this.#waiting.add(resolve)
-      signal?.addEventListener('abort', () => resolve(), { once: true })
+      const onNews = (): void => resolve()
+      const timer = pauseMs === undefined ? undefined : setTimeout(onNews, pauseMs)
+      this.#waiting.add(onNews)
+      signal?.addEventListener('abort', onNews)
       await promise
       clearTimeout(timer)
-      this.#waiting.delete(resolve)
+      this.#waiting.delete(onNews)
+      signal?.removeEventListener('abort', onNews)
       signal?.throwIfAborted()
     }
   }

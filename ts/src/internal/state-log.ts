@@ -67,6 +67,8 @@ export class StateReader<S = unknown> implements Subscription<RoomEvent<S>> {
   readonly #log: StateLog
   readonly #opening: Promise<Subscription<RoomEvent>>
   readonly #over = deferred<void>()
+  /** The stream hears it, and rejects with its reason; here it only ends the changes. */
+  readonly #signal: AbortSignal | undefined
   #stream: Subscription<RoomEvent> | undefined
   #place: number
   #done = false
@@ -85,8 +87,7 @@ export class StateReader<S = unknown> implements Subscription<RoomEvent<S>> {
     this.#place = log.length
     this.#opening = opening.then((stream) => (this.#stream = stream))
     this.#opening.catch(() => undefined)
-    // The stream hears the signal as well, and rejects with its reason; this lets go of the changes.
-    signal?.addEventListener('abort', () => (this.#place = Infinity), { once: true })
+    this.#signal = signal
   }
 
   next(): Promise<IteratorResult<RoomEvent<S>, undefined>> {
@@ -145,7 +146,7 @@ export class StateReader<S = unknown> implements Subscription<RoomEvent<S>> {
   }
 
   #update(): StateUpdate | undefined {
-    const found = this.#log.at(this.#place)
+    const found = this.#signal?.aborted ? undefined : this.#log.at(this.#place)
     if (found) this.#place = found.next
     return found?.update
   }
