@@ -1,6 +1,6 @@
 /**
- * A room with a doorman, end to end on real components: tabs in contexts of their own and Node
- * processes. The doorman is killed again and again; each time somebody new comes in by the id alone.
+ * A room with a doorman, end to end on real components: tabs in contexts of their own, Node processes
+ * and the native program. The doorman is killed again and again; each time somebody new comes in by the id alone.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -10,7 +10,13 @@ import { fileURLToPath } from 'node:url'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
-import { type Program, serveFolder, startChromium, startRelay } from '../support/processes.js'
+import {
+  type Program,
+  serveFolder,
+  startChromium,
+  startProgram,
+  startRelay,
+} from '../support/processes.js'
 
 const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 /** A dead voter is noticed, another one elected, its door found: with room for a busy machine. */
@@ -105,6 +111,25 @@ describe('a room whose doorman is killed', () => {
   it('has all in it, who agree', { timeout: 120_000 }, async () => {
     await voters(3)
     await allAgree('start')
+  })
+
+  it('is read and changed from a terminal', { timeout: 120_000 }, async () => {
+    const args = ['state', room, '--relay', relay.url]
+    await using reader = startProgram([...args, '--name', 'reader'])
+    const { state } = await reader.line(({ type }) => type === 'state')
+    expect(state).toEqual({ list: acknowledged })
+    acknowledged.push('from a terminal')
+    await using writer = startProgram([
+      ...args,
+      ...['--name', 'writer', '--set', JSON.stringify({ list: acknowledged })],
+    ])
+    await once(writer.process, 'exit')
+    expect(writer.process.exitCode).toBe(0)
+    for (const one of alive) {
+      await expect
+        .poll(async () => (await one.now())?.list, { ...PATIENCE, message: one.name })
+        .toEqual(acknowledged)
+    }
   })
 
   for (let round = 1; round <= ROUNDS; round += 1) {
