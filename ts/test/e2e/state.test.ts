@@ -121,7 +121,10 @@ describe('a room whose doorman is killed', () => {
     acknowledged.push('from a terminal')
     await using writer = startProgram([
       ...args,
-      ...['--name', 'writer', '--set', JSON.stringify({ list: acknowledged })],
+      '--name',
+      'writer',
+      '--set',
+      JSON.stringify({ list: acknowledged }),
     ])
     await once(writer.process, 'exit')
     expect(writer.process.exitCode).toBe(0)
