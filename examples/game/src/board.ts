@@ -5,18 +5,18 @@ export const SIDE_NAMES: Record<Side, string> = { red: 'Red', pine: 'Green' }
 
 /** The board: a button for each column, with its places in it. */
 export class Board {
+  #onDrop: (column: number) => void = () => undefined
   readonly #columns: HTMLButtonElement[] = []
   readonly #places: HTMLElement[][] = []
 
-  /** @param onDrop - a column was chosen */
-  constructor(onDrop: (column: number) => void) {
+  constructor() {
     const board = byId('board')
     for (let column = 0; column < COLUMNS; column++) {
       const button = stamp('column') as HTMLButtonElement
       const places = Array.from({ length: ROWS }, () => stamp('place'))
       part(button, '.places').append(...places.toReversed())
       button.addEventListener('click', () => {
-        if (button.getAttribute('aria-disabled') === 'false') onDrop(column)
+        if (button.getAttribute('aria-disabled') === 'false') this.#onDrop(column)
       })
       this.#columns.push(button)
       this.#places.push(places)
@@ -24,6 +24,15 @@ export class Board {
     board.append(...this.#columns)
     board.addEventListener('keydown', (event) => this.#walk(event))
     this.#focusable(3)
+  }
+
+  /**
+   * From now on it can be played on.
+   * @param onDrop - a column was chosen
+   */
+  play(onDrop: (column: number) => void): void {
+    this.#onDrop = onDrop
+    byId('board').inert = false
   }
 
   /** @param mine - the side that may move here and now, if any */

@@ -7,6 +7,7 @@ import { Room, type StateRoom, type StateRoomOptions } from 'iroh-rooms'
 import { byId, part } from '../../room/src/dom.js'
 import { cleanName, ownName, rememberName } from '../../room/src/names.js'
 import { setUpCopyLink } from '../../room/src/share.js'
+import { Board } from './board.js'
 import { askAboutGuest } from './door.js'
 import { type Game, type Move, check, newGame, next, seatOf } from './rules.js'
 import { Table } from './table.js'
@@ -18,6 +19,9 @@ const WAS_IN = 'iroh-rooms-example:game'
 const field = byId('name-input', HTMLInputElement)
 const form = byId('entrance', HTMLFormElement)
 const game = new URLSearchParams(location.hash.slice(1)).get('game') ?? undefined
+
+const board = new Board()
+board.show(newGame, undefined)
 
 field.value = ownName()
 byId('enter').textContent = game ? 'Knock at the door' : 'Start a game'
@@ -47,7 +51,7 @@ async function enter(id: string | undefined, kept?: string): Promise<void> {
       else if (error) fail(error)
     })
     document.body.classList.add('is-in')
-    void new Table(room)
+    void new Table(room, board)
   } catch (error) {
     fail(error)
   }

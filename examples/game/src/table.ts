@@ -1,8 +1,8 @@
 import { RoomsError, type StateRoom } from 'iroh-rooms'
 import { announce, byId, part } from '../../room/src/dom.js'
-import { Board, SIDE_NAMES } from './board.js'
+import { type Board, SIDE_NAMES } from './board.js'
 import { nameOf, showPeople } from './people.js'
-import { type Game, type Move, seatOf, toMove, winner } from './rules.js'
+import { type Game, type Move, newGame, seatOf, toMove, winner } from './rules.js'
 import { moveFailed, standing } from './words.js'
 
 /** How often a move is made whose fate is not known. Made twice, it counts once. */
@@ -13,10 +13,11 @@ export class Table {
   readonly #room: StateRoom<Game, Move>
   readonly #board: Board
 
-  constructor(room: StateRoom<Game, Move>) {
+  constructor(room: StateRoom<Game, Move>, board: Board) {
     this.#room = room
-    this.#board = new Board((column) => {
-      const { round, moves } = room.state ?? { round: 0, moves: [] }
+    this.#board = board
+    board.play((column) => {
+      const { round, moves } = room.state ?? newGame
       void this.#make({ do: 'drop', column, round, turn: moves.length })
     })
     for (const side of ['red', 'pine'] as const) {
