@@ -2,6 +2,9 @@
 // In Node it is a program of its own, to be killed: `node state-peer.js <relay> <name> [room id]`.
 // It writes one JSON object a line, and adds what it reads to the shared list.
 
+/** How long a change may take, elections included. */
+const PATIENCE_MS = 60_000
+
 /** Enters a room, or founds one, and tells by `tell` what there is to know. */
 export async function startParticipant(rooms, { relay, name, id }, tell) {
   const options = { live: { relay, identity: 'memory' }, joinTimeoutMs: 30_000 }
@@ -29,17 +32,28 @@ export async function startParticipant(rooms, { relay, name, id }, tell) {
   show()
   return {
     room,
-    /** Adds to the list; true when it was acknowledged. */
+    /**
+     * Adds to the list, once; true when that is certain. What is not made, or not known to be, is
+     * proposed again: with the list that it is based on, so it cannot be made twice.
+     */
     add: async (item) => {
-      try {
-        const patch = [{ op: 'add', path: '/list/-', value: item }]
-        await room.update(patch, { format: 'json-patch' })
-        tell({ type: 'added', item })
-        return true
-      } catch (error) {
-        tell({ type: 'failed', item, code: error.code })
-        return false
+      for (const until = Date.now() + PATIENCE_MS; Date.now() < until;) {
+        const { list } = room.state
+        if (list.includes(item)) {
+          tell({ type: 'added', item })
+          return true
+        }
+        const patch = [
+          { op: 'test', path: '/list', value: list },
+          { op: 'add', path: '/list/-', value: item },
+        ]
+        await room.update(patch, { format: 'json-patch' }).catch(async ({ code }) => {
+          tell({ type: 'again', item, code })
+          await new Promise((resolve) => setTimeout(resolve, 200))
+        })
       }
+      tell({ type: 'failed', item })
+      return false
     },
   }
 }

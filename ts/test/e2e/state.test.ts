@@ -172,7 +172,7 @@ async function inNode(relay: string, name: string, id?: string): Promise<Partici
         const line = JSON.parse(text) as { type: string; id: string; item: string }
         if (line.type === 'ready') resolve(line.id)
         else if (line.type === 'now') now = line as unknown as Now
-        else outcomes.get(line.item)?.(line.type === 'added')
+        else if (line.type !== 'again') outcomes.get(line.item)?.(line.type === 'added')
       }
       reject(new Error(`${name} ended with ${child.exitCode ?? child.signalCode}`))
     })()
