@@ -200,6 +200,8 @@ export class StateRoom<S = Json, C = MergePatch<S>> extends Room<DeepReadonly<S>
   #index = 0
   #standing: Standing = { consensus: NOT_ENTERED, participants: [] }
   #saver: Saver | undefined
+  /** The events of the cursor, once the room is entered. */
+  #cursor: PortStream<never> | undefined
 
   /** @internal */
   constructor(
@@ -242,8 +244,6 @@ export class StateRoom<S = Json, C = MergePatch<S>> extends Room<DeepReadonly<S>
     })
   }
 
-  #cursor: PortStream<never> | undefined
-
   /** What all agree on, deep-frozen, the same object until the next change; undefined before it is known. */
   get state(): DeepReadonly<S> | undefined {
     return this.#state
@@ -269,7 +269,7 @@ export class StateRoom<S = Json, C = MergePatch<S>> extends Room<DeepReadonly<S>
    *
    * It ends in one of three ways: made; refused, with `UPDATE_REJECTED`, and then it never will be; or
    * `UPDATE_UNKNOWN`, when the answer was lost: look at the state, and repeat what may be made twice,
-   * or what has a precondition (`ifIndex`, or a `test` in a JSON patch).
+   * or what has a precondition (`ifIndex`, or a `test` in a JSON patch). An abort only ends the waiting.
    *
    * @param change - a merge patch, a JSON patch, or what the reducer reads; at most 64 KiB of JSON
    * @throws `UPDATE_REJECTED`, `UPDATE_UNKNOWN`, `NO_QUORUM`, `TOO_LARGE`, `CLOSED`
