@@ -67,11 +67,12 @@ export class Table {
   }
 
   #show(): void {
-    const { state: game, self, consensus, status } = this.#room
+    const { state: game, self, consensus, participants, status } = this.#room
     if (!game) return
     const stuck = consensus.status === 'read-only'
     const line = byId('status')
-    line.textContent = status === 'reconnecting' ? 'Reconnecting…' : standing(consensus)
+    line.textContent =
+      status === 'reconnecting' ? 'Reconnecting…' : standing(consensus, participants.length)
     line.dataset['status'] = consensus.status
     this.#board.show(game, stuck ? undefined : seatOf(game, self.id))
     showPeople(this.#room, game)

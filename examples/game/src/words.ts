@@ -1,16 +1,16 @@
 import { type Consensus, RoomsError } from 'iroh-rooms'
 
 /** How the agreement stands, for the line under the title. */
-export function standing({ status, isDoorman, voters }: Consensus): string {
+export function standing({ status, isDoorman }: Consensus, people: number): string {
   switch (status) {
     case 'active':
-      return voters.length < 2
+      return people < 2
         ? 'You are alone: send the link to someone'
         : `All agree${isDoorman ? ' · you are at the door' : ''}`
     case 'degraded':
       return 'All agree · somebody is missing'
     case 'read-only':
-      return 'Waiting for the others: too few are here to agree on a move'
+      return 'Too few are here to agree on a move'
     case 'recovering':
       return 'Going on without those who left…'
     case 'forked':

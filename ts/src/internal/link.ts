@@ -271,6 +271,11 @@ export class Link {
     else this.#answers.delete(room)
   }
 
+  /** Whether anybody answers: a room with a doorman is open. */
+  get answering(): boolean {
+    return this.#answers.size > 0
+  }
+
   /** Tells the Worker about the page; takes effect at once, without an answer. */
   lifecycle(state: LifecycleMessage['state']): void {
     if (!this.#refusal) this.#host.post({ t: 'lifecycle', state } satisfies LifecycleMessage, [])
