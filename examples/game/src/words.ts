@@ -1,12 +1,13 @@
 import { type Consensus, RoomsError } from 'iroh-rooms'
 
 /** How the agreement stands, for the line under the title. */
-export function standing({ status, isDoorman }: Consensus, people: number): string {
+export function standing({ status, isDoorman, voters }: Consensus, people: number): string {
   switch (status) {
     case 'active':
-      return people < 2
-        ? 'You are alone: send the link to someone'
-        : `All agree${isDoorman ? ' · you are at the door' : ''}`
+      if (people < 2) return 'You are alone: send the link to someone'
+      // Who came in votes after some seconds; until then the room goes with who founded it.
+      if (voters.length < 2) return 'Stay a moment: only one of you keeps the board yet'
+      return `All agree${isDoorman ? ' · you are at the door' : ''}`
     case 'degraded':
       return 'All agree · somebody is missing'
     case 'read-only':
