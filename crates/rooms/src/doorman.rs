@@ -469,3 +469,12 @@ pub(crate) fn resume(hub: &Hub) {
         let _ = commands.try_send(Command::Resume);
     }
 }
+
+/// What is read of a member's control stream is read again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(control) = mesh::Control::decode(data) {
+        let again = control.encode().expect("it was in memory");
+        assert_eq!(mesh::Control::decode(&again[4..]), Some(control));
+    }
+}

@@ -27,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("channel", channel),
     ("roster", roster),
     ("door", door),
+    ("control", crate::doorman::fuzz),
 ];
 
 static PEERS: LazyLock<[EndpointId; 8]> =

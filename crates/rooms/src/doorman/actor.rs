@@ -65,6 +65,12 @@ const LEAVE_TIMEOUT: Duration = Duration::from_millis(450);
 const LINGER: Duration = Duration::from_millis(50);
 /// Who would make a room waits so long for someone to be there.
 const JOIN_BEFORE_CREATE: Duration = Duration::from_secs(4);
+/// Who makes a room waits at least so long for its own door to answer.
+const FOUNDING: Duration = Duration::from_secs(10);
+/// Gossip that does not let its topic be joined in so long is started anew,
+const OPENING: Duration = Duration::from_secs(5);
+/// at most so often.
+const OPENINGS: usize = 3;
 /// Between two attempts to come back, more or less.
 const COME_BACK: Duration = Duration::from_secs(1);
 /// Keys of doors that are remembered: of the present one, and of one to come.
@@ -79,7 +85,7 @@ const MAX_GONE: usize = 64;
 /// Where the way in has led.
 enum Way {
     /// Let in.
-    In(Admitted),
+    In(Box<Admitted>),
     /// There is nobody: this is a new room.
     New,
 }
@@ -132,6 +138,7 @@ pub(super) fn spawn(
         number,
         me: *live.endpoint_id().as_bytes(),
         how,
+        began: now,
         keys: address.key.iter().cloned().collect(),
         topic_secret: address.topic_secret,
         address,
@@ -156,8 +163,9 @@ pub(super) fn spawn(
         deadlines: BTreeMap::new(),
         guests: HashMap::new(),
         count: 0,
-        founding: false,
+        founding: None,
         ended: None,
+        at_loss: (0, 0),
         doorman: None,
         online_since: Some(now),
         leaving: None,
@@ -176,6 +184,7 @@ struct Actor {
     number: u64,
     me: Key,
     how: How,
+    began: Instant,
     address: Address,
     options: Options,
     shared: Arc<Mutex<Shared>>,
@@ -205,10 +214,12 @@ struct Actor {
     guests: HashMap<(Key, Hash), Guest>,
     /// Names proposals and questions.
     count: u64,
-    /// This member has made the room, and its door was not found to answer yet.
-    founding: bool,
+    /// This member has made the room, then, and its door was not found to answer yet.
+    founding: Option<Instant>,
     /// The own incarnation that is over, to be shown at the door.
     ended: Option<frames::Ended>,
+    /// Voters and members when the quorum was last lost.
+    at_loss: (usize, usize),
     /// Whom the doorman was last told to be.
     doorman: Option<EndpointId>,
     /// Since when the own connection stands.
@@ -312,6 +323,10 @@ impl Actor {
         }
         self.news(news);
         self.count_refusals();
+        let patience = self.options.join_timeout.max(FOUNDING);
+        if self.founding.is_some_and(|it| it.elapsed() >= patience) {
+            self.fail(Error::Timeout("opening the room's door"));
+        }
         if self
             .leaving
             .as_ref()
@@ -361,7 +376,7 @@ impl Actor {
                 },
                 How::Join => newcomer::enter(&live, &request, patience, asked)
                     .await
-                    .map(Way::In),
+                    .map(|it| Way::In(it.into())),
                 How::JoinOrCreate => {
                     let before = patience.min(JOIN_BEFORE_CREATE);
                     match newcomer::enter(&live, &request, before, &asked).await {
@@ -369,8 +384,8 @@ impl Actor {
                         // Someone is there.
                         Err(Error::Timeout(_)) => newcomer::enter(&live, &request, patience, asked)
                             .await
-                            .map(Way::In),
-                        way => way.map(Way::In),
+                            .map(|it| Way::In(it.into())),
+                        way => way.map(|it| Way::In(it.into())),
                     }
                 }
             };
@@ -386,14 +401,19 @@ impl Actor {
         }
         let was_ready = self.ready.borrow().is_some();
         let entered = match way {
-            Ok(Way::In(admitted)) => self.enter(admitted),
+            Ok(Way::In(admitted)) => self.enter(*admitted),
             Ok(Way::New) => self.found(),
             Err(error) => Err(error),
         };
         let Err(error) = entered else {
             return;
         };
+        let early = self.began.elapsed() < self.options.join_timeout;
         match error {
+            // What was no welcome was not the room's.
+            Error::Timeout(_) if early => {
+                self.find_the_way(COME_BACK.mul_f64(rand::random_range(0.5..1.5)))
+            }
             error if !was_ready => self.fail(error),
             Error::RoomNotFound | Error::Timeout(_) => {
                 self.find_the_way(COME_BACK.mul_f64(rand::random_range(0.5..1.5)));
@@ -454,7 +474,7 @@ impl Actor {
         };
         let node = node.ok_or_else(|| wrong("the first state is too large".into()))?;
         let secret = *self.topic_secret.get_or_insert_with(rand::random);
-        self.founding = true;
+        self.founding = Some(Instant::now());
         self.install(node, secret);
         if !self.options.moderators.is_empty() {
             let more = self.options.moderators.iter().map(|it| *it.as_bytes());
@@ -471,7 +491,7 @@ impl Actor {
         let node = Node::join(config, admitted.welcome, now);
         // A welcome that voters do not speak for is worth as much as none.
         let node = node.ok_or(Error::Timeout("joining the room"))?;
-        self.founding = false;
+        self.founding = None;
         let secret = *self.topic_secret.get_or_insert(admitted.topic_secret);
         self.install(node, secret);
         Ok(())
@@ -517,7 +537,20 @@ impl Actor {
         );
         let rooms = self.rooms_tx.clone();
         self.opening = Some(AbortOnDropHandle::new(task::spawn(async move {
-            let room = Room::open_with(&live, ticket, options, Some(guard)).await;
+            let mut room = Err(Error::Timeout("opening the gossip room"));
+            for _ in 0..OPENINGS {
+                let (ticket, options) = (ticket.clone(), options.clone());
+                let open = Room::open_with(&live, ticket, options, Some(guard.clone()));
+                match time::timeout(OPENING, open).await {
+                    Ok(Err(Error::Presence(_))) => {}
+                    Ok(opened) => {
+                        room = opened;
+                        break;
+                    }
+                    // It takes no calls.
+                    Err(_) => live.gossip().restart(),
+                }
+            }
             let _ = rooms.send(room).await;
         })));
     }
@@ -549,9 +582,9 @@ impl Actor {
             let ready = shared.node.as_ref().is_some_and(|it| it.status().ready);
             ready && shared.room.is_some()
         };
-        let answers = !self.founding || self.door.as_ref().is_some_and(|it| it.found >= 2);
+        let answers = self.founding.is_none() || self.door.as_ref().is_some_and(|it| it.found >= 2);
         if there && answers {
-            self.founding = false;
+            self.founding = None;
             self.ready.send_replace(Some(Ok(())));
             self.tell_doorman();
         }
@@ -559,6 +592,10 @@ impl Actor {
 
     /// Nothing comes of it.
     fn fail(&mut self, error: Error) {
+        if lock(&self.shared).room.is_none() {
+            // Who hears of it may try again at once.
+            self.hub.remove(self.number);
+        }
         self.ready.send_if_modified(|ready| {
             let first = ready.is_none();
             if first {
@@ -592,8 +629,8 @@ impl Actor {
             let status = node.status();
             let machine = node.machine();
             let banned = machine.banned.clone();
-            let mut peers = node.peers();
-            peers.retain(|key| !banned.contains(key));
+            // Who is to go still has to help with its going.
+            let peers = node.peers();
             let voters = status.conf.ids().into_iter();
             let voters = voters.filter(|id| status.conf.is_voter(*id));
             let voters: BTreeSet<Key> = voters.filter_map(|id| node.key(id)).collect();
@@ -678,13 +715,16 @@ impl Actor {
         self.stand_at_the_door();
     }
 
+    /// Whether someone was removed by a moderator, and is a member no more.
+    fn is_banned(&self, key: &Key) -> bool {
+        let shared = lock(&self.shared);
+        let node = shared.node.as_ref();
+        node.is_some_and(|it| it.machine().banned.contains(key) && !it.peers().contains(key))
+    }
+
     fn report(&mut self, report: Report) {
         if let Report::Frame(from, frame) = report {
-            let banned = lock(&self.shared)
-                .node
-                .as_ref()
-                .is_none_or(|it| it.machine().banned.contains(&from));
-            if !banned {
+            if !self.is_banned(&from) {
                 self.step(Input::Receive(from, frame));
             }
             return;
@@ -735,7 +775,7 @@ impl Actor {
 
     /// Someone else stands at the door of this room.
     fn meet(&mut self, here: &frames::Here) {
-        if self.founding {
+        if self.founding.is_some() {
             if self.how == How::Create {
                 return self.fail(Error::RoomExists);
             }
@@ -778,8 +818,9 @@ impl Actor {
         }
         drop(shared);
         self.asked.clear();
+        self.deadlines.clear();
         self.how = How::Join;
-        self.founding = false;
+        self.founding = None;
         self.address.id = lock(&self.shared).id;
         self.hub.change(self.number, |it| {
             it.open = false;
@@ -847,7 +888,7 @@ impl Actor {
     }
 
     async fn finish(mut self) {
-        self.hub.remove(self.number);
+        self.hub.change(self.number, |it| it.open = false);
         self.door = None;
         self.turn_away();
         self.say_the_end();
@@ -871,6 +912,7 @@ impl Actor {
             }
         };
         tokio::join!(farewell, leave);
+        self.hub.remove(self.number);
         for reply in self.leaving.into_iter().flat_map(|(_, replies)| replies) {
             // The leaver may have stopped waiting.
             let _ = reply.send(Ok(()));

@@ -143,7 +143,7 @@ mod tests {
             (format!("room{}", "a".repeat(60)), "INVALID_TICKET"),
             ("https://example.org/#room=x".into(), "INVALID_TICKET"),
             ("y".repeat(51) + "9", "INVALID_ARGUMENT"),
-            ("f".repeat(64), "INVALID_ARGUMENT"),
+            ("02".to_owned() + &"0".repeat(62), "INVALID_ARGUMENT"),
             (String::new(), "INVALID_ARGUMENT"),
             ("x".repeat(129), "INVALID_ARGUMENT"),
         ] {

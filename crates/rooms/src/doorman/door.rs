@@ -26,7 +26,7 @@ use crate::{Live, door as frames, live::Relays, transport};
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// And while it has never been found to answer, or was not the last time.
 const PROBE_SOON: Duration = Duration::from_millis(150);
-/// Failed looks in a row before it is registered anew.
+/// Failed looks in a row before it is registered anew, and again after twice as many each time.
 const REBIND_AFTER: u32 = 2;
 /// A closing endpoint is not waited for longer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -121,8 +121,7 @@ impl Door {
             Look::Foreign(_) | Look::Nobody => {
                 self.found = 0;
                 self.failures += 1;
-                if self.failures >= REBIND_AFTER {
-                    self.failures = 0;
+                if self.failures >= REBIND_AFTER && self.failures.is_power_of_two() {
                     self.binds += 1;
                     self._bound = bind(&self.live, &self.key, &self.hub, self.binds);
                 }

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::hub::{
-    Broken, CLOSE_MALFORMED, CLOSE_NOT_HERE, RAFT_ALPN, framed, read_control, read_frame,
+    Broken, CLOSE_MALFORMED, CLOSE_NOT_HERE, Hub, RAFT_ALPN, framed, read_control, read_frame,
     write_control,
 };
 use crate::{Live, door};
@@ -57,6 +58,8 @@ const REDIAL_MAX: Duration = Duration::from_secs(4);
 const GONE_AFTER: u32 = 2;
 /// A connection that carried nothing for so long is dead; keep-alive comes every 2 s.
 const SILENCE: Duration = Duration::from_secs(6);
+/// Who carried nothing for so long is missing already, where it matters.
+const LATELY: Duration = Duration::from_millis(3500);
 /// Two connections that came about within this are a glare; later, the newer one replaces the older.
 const GLARE: Duration = Duration::from_secs(3);
 /// Who is no member here is listened to for so long: its admission may not have arrived yet.
@@ -65,6 +68,9 @@ const STRANGER: Duration = Duration::from_secs(30);
 const MAX_STRANGERS: usize = 16;
 /// A former member's connection is closed after this: time to be told that it is one no more.
 const DISMISSAL: Duration = Duration::from_millis(500);
+/// Relays that members may name, all together: each has us connect to it. Who names one more is looked
+/// for at our own.
+const MAX_RELAYS: usize = 8;
 const LANES: [Lane; 3] = [Lane::Pulse, Lane::Entries, Lane::Bulk];
 
 /// What is said on the control stream.
@@ -193,6 +199,8 @@ pub(super) struct Mesh {
     proof: Proof,
     links: BTreeMap<Key, Link>,
     wanted: BTreeSet<Key>,
+    /// That members have named.
+    relays: BTreeSet<RelayUrl>,
     reports: mpsc::Sender<Report>,
     count: u64,
     /// Frames that found no place.
@@ -213,15 +221,17 @@ impl Mesh {
             proof: Proof::new(topic_secret),
             links: BTreeMap::new(),
             wanted: BTreeSet::new(),
+            relays: BTreeSet::new(),
             reports,
             count: 0,
             dropped: 0,
         }
     }
 
-    /// Whether a connection stands.
-    pub(super) fn is_linked(&self, key: &Key) -> bool {
-        self.links.get(key).is_some_and(|it| it.open.is_some())
+    /// Whether a member was heard lately.
+    pub(super) fn is_heard(&self, key: &Key) -> bool {
+        let open = self.links.get(key).and_then(|it| it.open.as_ref());
+        open.is_some_and(|it| it.heard.elapsed() < LATELY)
     }
 
     /// Whom to have connections to; the others' are let go. `banned` at once and with their code.
@@ -407,18 +417,14 @@ impl Mesh {
         }
         let relay = standing.relay_url.as_ref();
         let relay = relay.and_then(|url| url.parse::<RelayUrl>().ok());
-        if let (Some(relay), Ok(id)) = (relay, EndpointId::from_bytes(&key)) {
-            self.live.learn(id, Some(relay));
+        let relay = relay.filter(|it| self.relays.contains(it) || self.relays.len() < MAX_RELAYS);
+        self.relays.extend(relay.clone());
+        if let Ok(id) = EndpointId::from_bytes(&key) {
+            self.live.learn(id, relay);
         }
         self.count += 1;
-        let open = open(
-            key,
-            self.count,
-            standing,
-            dialled,
-            first,
-            self.reports.clone(),
-        );
+        let tasks = (self.live.hub().clone(), self.reports.clone());
+        let open = open(key, self.count, standing, dialled, first, tasks);
         for (lane, bytes) in link.waiting.drain(..) {
             if open.enqueue(lane, bytes).is_err() {
                 self.dropped += 1;
@@ -600,7 +606,7 @@ fn open(
     standing: Standing,
     dialled: bool,
     first: Option<Control>,
-    reports: mpsc::Sender<Report>,
+    (hub, reports): (Arc<Hub>, mpsc::Sender<Report>),
 ) -> Open {
     let now = Instant::now();
     let (control, controls) = mpsc::channel(CONTROL_CAP);
@@ -636,6 +642,7 @@ fn open(
             _ = conn.closed() => Ok(()),
         };
         if let Err(Broken::Malformed) = broken {
+            hub.refuse(1);
             conn.close(CLOSE_MALFORMED.into(), b"not what members say");
         }
         conn.closed().await;

@@ -99,7 +99,10 @@ pub(super) async fn enter(
                     }
                 }
             }
-            Ok(_) => RETRY_ANSWERED,
+            Ok(_) => {
+                answered = true;
+                RETRY_ANSWERED
+            }
             Err(Unanswered::Nobody) => RETRY,
             Err(Unanswered::Lost) => {
                 answered = true;

@@ -302,6 +302,9 @@ impl Actor {
                     self.members_changed();
                     // What is known of those who are members now was not looked at before.
                     presence = self.kv.subscribe().await.ok();
+                    if !self.state.is_leaving() {
+                        self.find_neighbors().await;
+                    }
                 }
                 report = reports.recv() => if let Some(report) = report {
                     self.report(report).await;

@@ -5,3 +5,5 @@ mod net;
 mod room;
 mod soak;
 mod state;
+mod state_faults;
+mod state_hostile;

@@ -87,7 +87,8 @@ impl Actor {
         proposal: Option<Proposal>,
     ) {
         let status = lock(&self.shared).node.as_ref().map(Node::status);
-        let can = status.is_some_and(|it| it.ready && !it.quorum_lost && !it.fenced);
+        // Who leads has a quorum, even if it was not told so yet.
+        let can = status.is_some_and(|it| it.ready && !it.fenced && (it.leads || !it.quorum_lost));
         if !can || self.leaving.is_some() || self.away {
             let error = match self.leaving.is_some() {
                 true => Error::Closed("room"),
@@ -297,15 +298,15 @@ impl Actor {
         });
     }
 
-    fn quorum_lost(&self) {
-        let (missing, eligible) = {
+    fn quorum_lost(&mut self) {
+        let (missing, eligible, at_loss) = {
             let shared = lock(&self.shared);
             let Some(node) = &shared.node else { return };
             let status = node.status();
             let here = |id: &u64| {
                 let key = node.key(*id);
-                let linked = |key: &Key| self.mesh.as_ref().is_some_and(|it| it.is_linked(key));
-                *id == status.id || key.is_some_and(|key| linked(&key))
+                let heard = |key: &Key| self.mesh.as_ref().is_some_and(|it| it.is_heard(key));
+                *id == status.id || key.is_some_and(|key| heard(&key))
             };
             let (here, missing): (BTreeSet<u64>, BTreeSet<u64>) =
                 status.conf.voters.iter().partition(|id| here(id));
@@ -313,25 +314,28 @@ impl Actor {
                 && status.conf.is_voter(status.id)
                 && status.conf.is_half(&here);
             let missing = missing.into_iter().filter_map(|id| id_of(&node.key(id)?));
-            (missing.collect(), eligible)
+            let at_loss = (status.conf.voters.len(), node.machine().members.len());
+            (missing.collect(), eligible, at_loss)
         };
+        self.at_loss = at_loss;
         self.emit(Event::QuorumLost { missing, eligible });
     }
 
     fn recovered(&mut self, epoch: &Hash, lossless: bool) {
-        let before = self.members.borrow().participants.len();
         self.watch_members();
         let survivors = {
             let shared = lock(&self.shared);
             let record = shared.node.as_ref().and_then(|it| it.records().last());
             record.map_or(0, |it| it.survivors.len())
         };
+        // Learners are carried over, unless one goes on alone.
+        let (voters, members) = self.at_loss;
+        let before = if lossless { voters } else { members };
         self.emit(Event::Recovered {
             epoch: crate::hex(epoch),
             lossless,
             dropped: before.saturating_sub(survivors),
         });
-        self.emit(Event::QuorumRestored);
     }
 
     // --- The end ------------------------------------------------------------------------------
@@ -413,11 +417,11 @@ impl Actor {
         self.count += 1;
         let id = self.count;
         let until = Instant::now() + patience;
-        let sent = kind.map(|kind| self.questions.try_send(Question { id, kind }));
+        let sent = kind.is_some_and(|kind| self.questions.try_send(Question { id, kind }).is_ok());
         self.asked.insert(id, asked);
         match sent {
-            Some(Ok(())) => drop(self.deadlines.insert(id, until)),
-            _ => self.silence(id),
+            true => drop(self.deadlines.insert(id, until)),
+            false => self.silence(id),
         }
     }
 

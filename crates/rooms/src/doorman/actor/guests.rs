@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use iroh::EndpointId;
+use iroh::{EndpointId, RelayUrl};
 use iroh_rooms_consensus::{
     Input, Welcome,
     keys::{Hash, Key},
@@ -29,6 +29,8 @@ const DECISION: Duration = Duration::from_secs(12);
 /// Someone who waits for consensus to take it in.
 pub(super) struct Guest {
     pub(super) newcomer: Newcomer,
+    /// Where it is reached.
+    pub(super) relay: Option<RelayUrl>,
     pub(super) reply: oneshot::Sender<Frame>,
     pub(super) until: Instant,
 }
@@ -46,10 +48,7 @@ impl Actor {
             Arrival::Guest(from, ask, reply) => self.guest(from, ask, reply),
             Arrival::Member(standing, hello) => {
                 let from = *standing.connection.remote_id().as_bytes();
-                let banned = lock(&self.shared)
-                    .node
-                    .as_ref()
-                    .is_some_and(|it| it.machine().banned.contains(&from));
+                let banned = self.is_banned(&from);
                 let mut news = Vec::new();
                 // Without a mesh it is dropped, and with it closed: the caller tries again.
                 if let Some(mesh) = &mut self.mesh
@@ -156,12 +155,9 @@ impl Actor {
         if let Some(code) = refusal {
             return Some((refusal_frame(code, banned), reply));
         }
-        self.live.learn(
-            from,
-            hello.relay_url.as_ref().and_then(|it| it.parse().ok()),
-        );
         let guest = Guest {
             newcomer,
+            relay: hello.relay_url.as_ref().and_then(|it| it.parse().ok()),
             reply,
             until: Instant::now() + DECISION,
         };
@@ -197,6 +193,9 @@ impl Actor {
         let Some(topic_secret) = self.topic_secret else {
             return;
         };
+        if let Some(id) = id_of(key) {
+            self.live.learn(id, guest.relay);
+        }
         let _ = guest.reply.send(Frame::Welcome(door::Welcome {
             consensus: welcome.encode(),
             topic_secret,

@@ -154,8 +154,9 @@ impl Actor {
             self.feed(Input::Gone(peer, reason));
             self.last_values.remove(&peer);
         }
-        self.bootstrap
-            .retain(|peer| members.participants.contains_key(peer));
+        // Whom to ask when there are no neighbours.
+        let others = members.participants.into_keys();
+        self.bootstrap = others.filter(|peer| *peer != self.me).collect();
     }
 
     fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
