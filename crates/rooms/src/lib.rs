@@ -44,6 +44,7 @@ pub mod fuzz;
 mod gossip;
 pub mod live;
 pub mod presence;
+pub mod publisher;
 pub mod room;
 mod roster;
 mod ticket;
@@ -58,6 +59,7 @@ pub use self::{
     error::Error,
     event::{ChatMessage, Event, Peer},
     live::{Live, Relays, Tuning},
+    publisher::{PublishOpts, PublishSources, RoomPublisherSync},
     room::{Room, RoomEvents, RoomHandle},
     ticket::RoomTicket,
 };

@@ -312,6 +312,8 @@ impl Actor {
             }
         };
         self.leave().await;
+        // Whoever asks from now on is told that the room is closed.
+        drop(inbox);
         if let Some(reply) = farewell {
             // The leaver may have stopped waiting.
             let _ = reply.send(Ok(()));

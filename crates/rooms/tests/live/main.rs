@@ -2,5 +2,6 @@
 
 mod hostile;
 mod net;
+mod publisher;
 mod room;
 mod soak;
