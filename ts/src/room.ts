@@ -19,6 +19,11 @@ export interface RoomOptions extends SignalOptions {
   readonly presence?: Json
   /** Whether peers' broadcasts are subscribed to as they are announced. Default true. */
   readonly autoSubscribe?: boolean
+  /**
+   * Meets peers of iroh-live as well. Such a room shares `live.moq`: whoever dials the endpoint can
+   * read what is published in it. One for each {@link Live}. Default: none.
+   */
+  readonly compat?: 'iroh-live'
 }
 
 /** Options of {@link Room.events}. */
@@ -221,7 +226,7 @@ export class Room extends RoomHandle {
         'this is the ticket of a room with a doorman, which Room.open does not enter: it needs a version with Room.join',
       )
     }
-    const { displayName, presence, autoSubscribe = true, signal } = options
+    const { displayName, presence, autoSubscribe = true, compat, signal } = options
     const { link } = live
     const handle = link.newHandle()
     const map = eventMapper(link, handle)
@@ -231,6 +236,7 @@ export class Room extends RoomHandle {
       autoSubscribe,
       ...(displayName === undefined ? {} : { displayName }),
       ...(presence === undefined ? {} : { presence: toJson(presence) }),
+      ...(compat === undefined ? {} : { compat }),
     }
     try {
       const opened = await link.call(

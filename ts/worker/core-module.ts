@@ -64,6 +64,7 @@ export interface RoomOptions {
   /** JSON. */
   presence?: string
   autoSubscribe: boolean
+  compat?: 'iroh-live'
 }
 
 export interface ReadOptions {

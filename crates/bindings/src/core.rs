@@ -50,6 +50,7 @@ struct RoomOptions {
     display_name: Option<String>,
     presence: Option<String>,
     auto_subscribe: bool,
+    compat: Option<String>,
 }
 
 /// An endpoint's address towards JavaScript.
@@ -250,10 +251,19 @@ impl Core {
             .as_deref()
             .map(crate::room::parse_presence)
             .transpose()?;
+        let compat = match options.compat.as_deref() {
+            None => None,
+            Some("iroh-live") => Some(room::Compat::IrohLive),
+            Some(other) => {
+                let known = format!("compat {other:?}: there is \"iroh-live\"");
+                return Err(Failure::argument(known).into());
+            }
+        };
         let options = room::Options {
             display_name: options.display_name,
             presence,
             auto_subscribe: options.auto_subscribe,
+            compat,
         };
         Ok(promise(async move {
             let room = iroh_rooms::Room::open(&live, ticket, options).await?;

@@ -18,7 +18,12 @@ export interface CoreOptions {
   maxConnections?: number;
   tuning?: { cipher?: boolean; acks?: number; batching?: boolean; early?: boolean };
 }
-export interface RoomOptions { displayName?: string; presence?: string; autoSubscribe: boolean }
+export interface RoomOptions {
+  displayName?: string;
+  presence?: string;
+  autoSubscribe: boolean;
+  compat?: 'iroh-live';
+}
 export interface TrackOptions { priority: number; maxAgeMs: number }
 export interface ReadOptions { priority: number; maxAgeMs: number; start?: number; ordered: boolean }
 export interface SessionInfo { remoteId: string; version: string }

@@ -108,7 +108,7 @@ fn chat(data: &[u8]) {
             group: group.into(),
             index: u64::from(index & 1),
         };
-        if let Ok(Some(message)) = log.accept(&person(who), &frame, 2_000_000_000_000) {
+        if let Ok(Some(message)) = log.accept(&person(who), &frame, true, 2_000_000_000_000) {
             assert!((1..=chat::MAX_MESSAGE).contains(&message.text.len()) && frame.index == 0);
             assert!(said.insert(message.id));
         }

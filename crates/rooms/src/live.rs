@@ -301,13 +301,20 @@ impl Live {
         self.inner.lookup.remove_endpoint_info(peer);
     }
 
-    /// Refuses a room that this endpoint is in already.
-    pub(crate) fn check_vacant(&self, topic: &TopicId) -> Result<(), Error> {
+    /// Refuses a room that this endpoint is in already, and a second one in its own MoQ scope.
+    pub(crate) fn check_vacant(&self, topic: &TopicId, is_compat: bool) -> Result<(), Error> {
+        // Dropped without the lock: the last handle of a room takes it.
+        let open = self.open_rooms();
         let mut rooms = self.rooms();
         rooms.retain(|_, room| room.upgrade().is_some());
         if rooms.contains_key(topic) {
             return Err(Error::InvalidArgument(
                 "this Live is in that room already: use the Room it has, or another Live".into(),
+            ));
+        }
+        if is_compat && open.iter().any(RoomHandle::is_compat) {
+            return Err(Error::InvalidArgument(
+                "this Live is in a room with compat already, and has one MoQ scope for them: leave it, or use another Live".into(),
             ));
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use iroh::EndpointId;
 use iroh_gossip::TopicId;
-use iroh_rooms_moq::{Broadcast, RemoteBroadcast, Scope};
+use iroh_rooms_moq::{Broadcast, RemoteBroadcast, Scope, close::LEAVING};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,6 +38,18 @@ pub struct Options {
     pub presence: Option<serde_json::Value>,
     /// Whether every broadcast is subscribed as it appears. Default: yes, as in iroh-live.
     pub auto_subscribe: bool,
+    /// Whether peers of another library are met. Default: none.
+    pub compat: Option<Compat>,
+}
+
+/// Peers of another library that a room meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compat {
+    /// Those of iroh-live. They prove to nobody that they know the room, and know sessions between
+    /// endpoints only. So the room shares the endpoint's own MoQ scope: whoever dials the endpoint
+    /// can read what is published in it. One such room for each [`Live`].
+    IrohLive,
 }
 
 impl Default for Options {
@@ -46,6 +58,7 @@ impl Default for Options {
             display_name: None,
             presence: None,
             auto_subscribe: true,
+            compat: None,
         }
     }
 }
@@ -121,16 +134,21 @@ impl Room {
         }
         check_display_name(options.display_name.as_deref())?;
         let topic = ticket.topic_id;
-        live.check_vacant(&topic)?;
+        let is_compat = options.compat.is_some();
+        live.check_vacant(&topic, is_compat)?;
         let (commands, inbox) = mpsc::channel(COMMANDS_CAP);
         let view = Arc::new(Mutex::new(View::new(live.endpoint_id(), &options)));
-        let scope = live.moq().open_scope(actor::scope_key(&topic));
+        let scope = match options.compat {
+            Some(Compat::IrohLive) => live.moq().own().clone(),
+            None => live.moq().open_scope(actor::scope_key(&topic))?,
+        };
         let inner = Arc::new(Inner {
             live: live.clone(),
             topic,
             view: view.clone(),
             commands,
-            scope: scope?,
+            scope,
+            is_compat,
         });
         let handle = RoomHandle { inner };
         let events = handle.events();
@@ -206,6 +224,8 @@ struct Inner {
     view: Arc<Mutex<View>>,
     commands: mpsc::Sender<Command>,
     scope: Scope,
+    /// The scope is the endpoint's own, and not the room's alone.
+    is_compat: bool,
 }
 
 impl Drop for Inner {
@@ -297,6 +317,11 @@ impl RoomHandle {
     /// This peer, as others see it.
     pub fn me(&self) -> Peer {
         self.view().me.clone()
+    }
+
+    /// Whether it meets peers of another library.
+    pub(crate) fn is_compat(&self) -> bool {
+        self.inner.is_compat
     }
 
     /// The others, by id.
@@ -447,9 +472,13 @@ impl RoomHandle {
     /// Says goodbye without waiting, for a page that vanishes.
     pub fn leave_now(&self) {
         // The close frames go first: they reach every peer with a session in one message each.
-        self.inner
-            .scope
-            .disconnect_all(iroh_rooms_moq::close::LEAVING, "leaving");
+        if self.is_compat() {
+            for peer in self.peers() {
+                self.scope().disconnect(peer.id, LEAVING, "leaving");
+            }
+        } else {
+            self.scope().disconnect_all(LEAVING, "leaving");
+        }
         let _ = self.inner.commands.try_send(Command::LeaveNow);
     }
 

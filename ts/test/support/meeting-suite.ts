@@ -211,6 +211,34 @@ export function meetingSuite({ worker, relay }: Meeting): void {
       expect(first).toMatchObject({ from: alice.self.id, value: { x: expect.any(Number) } })
     })
 
+    it('meet in a room for peers of iroh-live, too', async () => {
+      const compat = 'iroh-live'
+      const [one, other] = await Promise.all([spawn(), spawn()])
+      const alice = await Room.open(one, RoomTicket.generate(), { compat, displayName: 'Alice' })
+      const ticket = await alice.ticket()
+      const presence = { mood: 'fine' }
+      const bob = await Room.open(other, ticket, { compat, displayName: 'Bob', presence })
+      const { peer } = await until(alice, 'peer-joined')
+      expect(peer).toMatchObject({ id: other.endpointId, displayName: 'Bob', presence })
+      await until(bob, 'peer-joined')
+      await alice.chat.send('hello')
+      expect((await until(bob, 'chat-message')).text).toBe('hello')
+      const broadcast = new Broadcast()
+      broadcast.track('t').write(new Uint8Array([1]))
+      await alice.publish('camera', broadcast)
+      expect((await until(bob, 'broadcast-subscribed')).name).toBe('camera')
+      // It is in the endpoint's own scope, where there is one such room.
+      expect(await one.moq.publishedBroadcasts()).toEqual(['camera', 'chat'])
+      expect(await Room.open(one, RoomTicket.generate(), { compat }).catch(caught)).toMatchObject({
+        code: 'INVALID_ARGUMENT',
+      })
+      await alice.leave()
+      expect(await until(bob, 'peer-left')).toMatchObject({ reason: 'left' })
+      expect(await one.moq.publishedBroadcasts()).toEqual([])
+      const again = await Room.open(one, await bob.ticket(), { compat })
+      expect((await until(again, 'peer-joined')).peer.displayName).toBe('Bob')
+    })
+
     it('tell how they are connected', async () => {
       const [alice, bob] = await two()
       expect((await alice.stats()).peers).toBe(1)

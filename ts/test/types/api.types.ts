@@ -80,6 +80,7 @@ export async function room(one: Live, signal: AbortSignal): Promise<void> {
     displayName: 'Alice',
     presence: { mood: ['fine'] },
     autoSubscribe: false,
+    compat: 'iroh-live',
     signal,
   })
   holds<Same<typeof here.self, Peer>>()

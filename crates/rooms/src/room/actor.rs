@@ -12,6 +12,7 @@
 
 mod broadcasts;
 mod commands;
+mod foreign;
 mod presence;
 mod sessions;
 
@@ -24,14 +25,17 @@ use std::{
 use iroh::{EndpointId, RelayUrl};
 use iroh_gossip::TopicId;
 use iroh_rooms_kv::{self as kv, Kv};
-use iroh_rooms_moq::{Error as MoqError, Frame, RemoteBroadcast, Scope, Session, close};
+use iroh_rooms_moq::{
+    Error as MoqError, Frame, RemoteBroadcast, Scope, Session, SubscribeError, close,
+};
 use n0_future::{
     task::{self, AbortOnDropHandle},
     time::{self, Instant, SystemTime},
 };
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{Command, Options, events::View, lock};
+use self::foreign::Foreign;
+use super::{Command, Compat, Options, events::View, lock};
 use crate::{
     Error, Live, RoomTicket,
     channel::{self, Writer},
@@ -109,6 +113,7 @@ pub(super) async fn spawn(
         scope,
         view,
         auto_subscribe: options.auto_subscribe,
+        foreign: options.compat.map(|Compat::IrohLive| Foreign::default()),
         state,
         heartbeats: 0,
         written: started,
@@ -163,7 +168,7 @@ async fn join_topic(
 #[derive(Debug)]
 enum Report {
     Dialled(EndpointId, Result<(), MoqError>),
-    Subscribed(EndpointId, String, RemoteBroadcast),
+    Subscribed(EndpointId, String, Result<RemoteBroadcast, SubscribeError>),
     Chat(EndpointId, Frame),
     Channel(EndpointId, String, bytes::Bytes),
     /// An own broadcast ended: its name, and which of that name.
@@ -200,6 +205,8 @@ struct Actor {
     scope: Scope,
     view: Arc<Mutex<View>>,
     auto_subscribe: bool,
+    /// Peers of iroh-live, in a room that meets them.
+    foreign: Option<Foreign>,
     /// What this peer says of itself; `dirty` until written.
     state: RoomState,
     heartbeats: u32,
@@ -344,7 +351,14 @@ impl Actor {
     async fn report(&mut self, report: Report) {
         match report {
             Report::Dialled(peer, result) => self.dialled(peer, result),
-            Report::Subscribed(peer, name, broadcast) => {
+            Report::Subscribed(peer, name, Err(error)) => self.emit(Event::Error {
+                code: error.code().into(),
+                message: format!(
+                    "could not subscribe to {name:?} of {}: {error}; it is tried again",
+                    peer.fmt_short()
+                ),
+            }),
+            Report::Subscribed(peer, name, Ok(broadcast)) => {
                 let Some(peer) = self.roster.get(&peer).cloned() else {
                     return;
                 };
@@ -361,8 +375,13 @@ impl Actor {
                 let Some(peer) = self.roster.get(&peer) else {
                     return;
                 };
+                let session = self.sessions.get(&peer.id);
+                let version = session.map(|open| open.session.version());
                 let mut view = lock(&self.view);
-                match view.chat.accept(peer, &frame, wall_micros()) {
+                match view
+                    .chat
+                    .accept(peer, &frame, is_timed(version), wall_micros())
+                {
                     Ok(Some(message)) => view.emit(Event::ChatMessage(message)),
                     Ok(None) => {}
                     Err(()) => {
@@ -421,6 +440,7 @@ impl Actor {
             self.feed(Input::Heard(peer));
         }
         self.feed(Input::Tick);
+        self.meet_foreigners();
         let now = Instant::now();
         let faded: Vec<_> = self
             .fading
@@ -460,13 +480,23 @@ impl Actor {
         // The close frames below say it again to all who have a session.
         let _ = time::timeout(LEAVE_TIMEOUT, goodbye).await;
         let end = async {
-            self.scope.close(close::LEAVING, "leaving").await;
+            if self.foreign.is_some() {
+                self.leave_own_scope();
+            } else {
+                self.scope.close(close::LEAVING, "leaving").await;
+            }
             self.kv.close().await;
         };
         let _ = time::timeout(LEAVE_TIMEOUT, end).await;
         self.live.unregister(&self.topic);
         lock(&self.view).close();
     }
+}
+
+/// Whether a version of MoQ carries the writer's time. What was read just before its session ended
+/// counts as timed, as all is in a room's own scope.
+fn is_timed(version: Option<&str>) -> bool {
+    !matches!(version, Some("moq-lite-03" | "moq-lite-04"))
 }
 
 /// Between three and five quarters of a delay, so that peers do not move in step.

@@ -1,5 +1,7 @@
 //! Rooms over a real relay on this machine.
 
+mod chat;
+mod defects;
 mod hostile;
 mod net;
 mod publisher;

@@ -231,7 +231,11 @@ impl Actor {
         let kv = self.kv.stats().await?;
         Ok(Stats {
             peers: self.roster.len(),
-            sessions: self.sessions.len(),
+            sessions: self
+                .sessions
+                .keys()
+                .filter(|peer| self.foreign.is_none() || self.roster.get(peer).is_some())
+                .count(),
             neighbors: self.neighbors.len(),
             refused: self.refused + self.roster.refused() + kv.refused.total(),
         })

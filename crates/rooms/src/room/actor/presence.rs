@@ -91,6 +91,7 @@ impl Actor {
                 if !self.is_news(scope, timestamp) {
                     return;
                 }
+                self.is_no_foreigner(scope);
                 let Some(state) = RoomState::decode(&value, &self.key, &scope) else {
                     self.refused += 1;
                     return;
@@ -108,6 +109,12 @@ impl Actor {
                     self.learn_relay(scope, state.relay());
                 }
             }
+            kv::Event::Value {
+                scope,
+                key,
+                value,
+                timestamp,
+            } if key == PEER_STATE_KEY => self.foreign_value(scope, &value, timestamp),
             kv::Event::NeighborUp(peer) => {
                 self.live.marks().set("neighbor");
                 self.neighbors.insert(peer);
@@ -121,7 +128,7 @@ impl Actor {
         }
     }
 
-    fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
+    pub(super) fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
         let known: BTreeSet<&RelayUrl> = self.relays.values().collect();
         let relay = relay.filter(|relay| known.contains(relay) || known.len() < MAX_RELAYS);
         self.live.learn(peer, relay.clone());
@@ -168,7 +175,11 @@ impl Actor {
                     self.emit(Event::PeerJoined { peer });
                     self.joined(id);
                 }
-                Output::Updated(peer, changed) => self.emit(Event::PeerUpdated { peer, changed }),
+                Output::Updated(peer, changed) => {
+                    let id = peer.id;
+                    self.emit(Event::PeerUpdated { peer, changed });
+                    self.compare_broadcasts(id);
+                }
                 Output::Announced(peer, names) => {
                     self.emit(Event::BroadcastAnnounced { peer, names });
                 }
@@ -265,7 +276,15 @@ impl Actor {
     /// Peers have sessions with this one, and yet none becomes its neighbour: they may take it
     /// for the one that it was before it came back, and do not answer.
     pub(super) fn check_loneliness(&mut self) {
-        if !self.neighbors.is_empty() || self.sessions.is_empty() {
+        // In the endpoint's own scope there are sessions with peers that are in no room.
+        let has_session = if self.foreign.is_some() {
+            self.sessions
+                .keys()
+                .any(|peer| self.roster.get(peer).is_some() || self.bootstrap.contains(peer))
+        } else {
+            !self.sessions.is_empty()
+        };
+        if !self.neighbors.is_empty() || !has_session {
             self.lonely_since = None;
             return;
         }
