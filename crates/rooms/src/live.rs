@@ -31,6 +31,9 @@ pub use crate::transport::{Relays, Tuning};
 
 /// How long `spawn` waits for a relay.
 pub const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `close` waits for the network. By then the goodbyes are out; QUIC would wait for as long as
+/// it goes on asking a peer that has vanished, up to a minute.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two early looks for a relay that is not there.
 const EARLY_RETRY: Duration = Duration::from_millis(500);
 
@@ -267,15 +270,21 @@ impl Live {
         self.inner.endpoint.network_change().await;
     }
 
-    /// Leaves the rooms, ends the sessions and closes the endpoint. Idempotent.
+    /// Leaves the rooms, ends the sessions and closes the endpoint. Waits some seconds for peers that do
+    /// not answer, and no longer. Idempotent.
     pub async fn close(&self) {
         for room in self.open_rooms() {
             room.leave().await;
         }
         self.inner.moq.shutdown().await;
-        // Fails only when a handler panicked; the endpoint closes all the same.
-        let _ = self.inner.router.shutdown().await;
-        self.inner.endpoint.close().await;
+        let (router, endpoint) = (self.inner.router.clone(), self.inner.endpoint.clone());
+        let closing = task::spawn(async move {
+            // Fails only when a handler panicked; the endpoint closes all the same.
+            let _ = router.shutdown().await;
+            endpoint.close().await;
+        });
+        // What is not done by then goes on.
+        let _ = time::timeout(CLOSE_TIMEOUT, closing).await;
         self.inner.status.send_replace(Status::Disconnected);
     }
 
