@@ -20,6 +20,11 @@ use crate::{
 
 /// A broadcast that vanished with its session may come back for this long.
 const FADE: Duration = Duration::from_secs(12);
+/// Messages of a chat that were overtaken and are asked for by their numbers, at most in a row: those
+/// before them are not.
+const MAX_FETCHED: u64 = 1000;
+/// How long one of them is waited for.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Actor {
     pub(super) fn announce(&mut self, announce: Announce) {
@@ -154,10 +159,34 @@ impl Source {
     }
 
     async fn read_chat(self) {
-        self.frames(chat::track_options(), |frame| {
-            Some(Report::Chat(self.peer, frame))
-        })
-        .await;
+        let mut delay = REDIAL_MIN;
+        loop {
+            if let Some(mut reader) = self.open(chat::track_options()).await {
+                // One past the last message.
+                let mut next = None;
+                while let Ok(Some(frame)) = reader.next_frame().await {
+                    delay = REDIAL_MIN;
+                    let reach = frame.group.saturating_sub(MAX_FETCHED);
+                    // Of many messages at once some are overtaken by so many others that the reader
+                    // gives them up. Where one cannot be had by its number, the rest is not asked for.
+                    for missing in next.unwrap_or(frame.group).max(reach)..frame.group {
+                        let Some(frame) = fetch(&reader, missing).await else {
+                            break;
+                        };
+                        let report = Report::Chat(self.peer, frame);
+                        if self.reports.send(report).await.is_err() {
+                            return;
+                        }
+                    }
+                    next = Some(frame.group.saturating_add(1));
+                    let report = Report::Chat(self.peer, frame);
+                    if self.reports.send(report).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            pause(&mut delay).await;
+        }
     }
 
     /// Reads the chat that a broadcast of an application carries, if its catalog says so.
@@ -225,6 +254,15 @@ impl Source {
         let broadcast = self.scope.subscribe(self.peer, &self.name).await.ok()?;
         broadcast.track(&self.track, options).await.ok()
     }
+}
+
+/// The first frame of a group, by its number.
+async fn fetch(reader: &TrackReader, group: u64) -> Option<Frame> {
+    let fetching = async {
+        let mut group = reader.fetch(group).await.ok()?;
+        group.next_frame().await.ok()?
+    };
+    time::timeout(FETCH_TIMEOUT, fetching).await.ok()?
 }
 
 async fn pause(delay: &mut Duration) {
