@@ -1,5 +1,8 @@
 /** Entry of the Worker in Node. */
 import { readFile } from 'node:fs/promises'
+import { workerData } from 'node:worker_threads'
+
+import type * as Ws from 'ws'
 
 import init, * as module from '#core'
 import { serve } from './boot.js'
@@ -15,7 +18,9 @@ serve(nodeScope(), async (wasm): Promise<CoreModule> => {
 /** Node 20 has no WebSocket of its own. */
 async function installWebSocket(): Promise<void> {
   if ('WebSocket' in globalThis) return
-  const ws = await import('ws')
+  // `./inline` says where it is: nothing lies beside its Worker's script.
+  const { ws: place } = (workerData ?? {}) as { ws?: string }
+  const ws = place === undefined ? await import('ws') : ((await import(place)) as typeof Ws)
   class WebSocket extends ws.WebSocket {
     constructor(url: string, protocols?: string | string[]) {
       super(url, protocols, { allowSynchronousEvents: false })

@@ -43,6 +43,8 @@ export interface WorkerHost {
   watch(): void
   /** Node: do not keep the process alive. */
   unref(): void
+  /** Makes channels, where a MessageChannel is not what leads to the Worker. */
+  newChannel?(): MessageChannel
 }
 
 export interface HostListeners {
@@ -121,7 +123,7 @@ export class Link {
       await host.terminate()
       throw signal.reason
     }
-    const { port1, port2 } = new MessageChannel()
+    const { port1, port2 } = channelTo(host)
     const link = new Link(host, port1)
     link.#onLog = log?.hear
     host.listen({
@@ -248,7 +250,7 @@ export class Link {
 
   /** A channel to the Worker; `port1` is closed with the link, after `onEnd` was told. */
   newChannel(onEnd: (error: RoomsError) => void): MessageChannel {
-    const channel = new MessageChannel()
+    const channel = channelTo(this.#host)
     this.#ports.set(channel.port1, onEnd)
     // Listening makes Node count the port again; whoever asked for it listens at once.
     if (this.#unref) queueMicrotask(() => unrefPort(channel.port1))
@@ -466,6 +468,10 @@ export function deferred<T>(): Deferred<T> {
     reject = no
   })
   return { promise, resolve, reject }
+}
+
+function channelTo(host: WorkerHost): MessageChannel {
+  return host.newChannel?.() ?? new MessageChannel()
 }
 
 function unrefPort(port: MessagePort): void {

@@ -1,4 +1,7 @@
-/** What differs between browsers and Node. `#runtime` is one of the two files beside this one. */
+/**
+ * What differs between browsers and Node, and between `.` and `./inline`. `#runtime` is one of the four
+ * files beside this one.
+ */
 import type { WorkerHost } from './link.js'
 
 /** A Worker that the application made itself: from `iroh-rooms/worker`, by its own bundler. */
@@ -15,4 +18,6 @@ export interface Runtime {
   check(): void
   /** Makes the Worker; the default script is the one beside this file. */
   startWorker(source: WorkerSource | undefined): WorkerHost
+  /** The WebAssembly, where the Worker's script cannot find it beside itself. */
+  readonly wasm: (() => Promise<WebAssembly.Module>) | undefined
 }

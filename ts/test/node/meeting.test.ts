@@ -1,16 +1,17 @@
 import { describe, inject } from 'vitest'
 
-import { type Meeting, meetingSuite } from '../support/meeting-suite.js'
+import { meetingSuite, realMeeting, startSuite } from '../support/meeting-suite.js'
 import { moqSuite } from '../support/moq-suite.js'
 
 const relay = inject('relay')
 
-const meeting: Meeting = {
-  worker: () => new URL('../../../dist/worker-node.js', import.meta.url),
-  relay: () => relay ?? '',
-}
+const meeting = realMeeting(
+  () => new URL('../../../dist/worker-node.js', import.meta.url),
+  () => relay ?? '',
+)
 
 describe.runIf(relay)('with the real core', () => {
+  describe('the start', () => startSuite(meeting))
   meetingSuite(meeting)
   describe('moq', () => moqSuite(meeting))
 })

@@ -3,9 +3,7 @@
  * their chat tells them (`/join bob`), broadcasts are read back by their own publisher.
  */
 import type {
-  Batch,
   BroadcastHandle,
-  CancelHandle,
   CoreHandle,
   CoreModule,
   CoreOptions,
@@ -18,18 +16,14 @@ import type {
   TrackHandle,
 } from '../../worker/core-module.js'
 import type { ChatMessage, CoreStats, Frame, LogLevel, Peer, WireEvent } from '../../src/wire.js'
+import { TestCancel } from '../../testing/session.js'
+import { EVENTS_CAP, Stream, fail } from '../../testing/stream.js'
 import type { Asks } from '../../worker/asks.js'
 
 const SELF_ID = 'aa'.repeat(32)
 /** A dial to it takes for ever. */
 export const SILENT_ID: string = 'dd'.repeat(32)
-/** As in the real core: beyond this the oldest events are dropped. */
-const EVENTS_CAP = 256
 const FRAMES_CAP = 1_024
-
-function fail(code: string, message: string, details?: unknown): never {
-  throw { code, message, ...(details === undefined ? {} : { details }) }
-}
 
 function trap(): never {
   // (module (func (export "f") unreachable))
@@ -41,75 +35,24 @@ function trap(): never {
   return (exports['f'] as () => never)()
 }
 
-export class FakeStream implements StreamHandle {
-  #items: unknown[] = []
+/** What is dropped is told, as in a room's events. */
+export class FakeStream extends Stream<unknown> {
   #missed = 0
-  #done = false
-  #error: unknown
-  #wake: (() => void) | undefined
-  #freed = false
-  readonly #cap: number
-  readonly #onCancel: () => void
 
-  constructor(cap: number = EVENTS_CAP, onCancel?: () => void) {
-    this.#cap = cap
-    this.#onCancel = onCancel ?? ((): void => undefined)
+  constructor(cap: number = EVENTS_CAP, onCancel: () => void = () => undefined) {
+    super({
+      cap,
+      onCancel,
+      onDrop: () => {
+        this.#missed += 1
+      },
+    })
   }
 
-  push(item: unknown): void {
-    if (this.#items.length >= this.#cap) {
-      this.#items.shift()
-      this.#missed += 1
-    }
-    this.#items.push(item)
-    this.#wake?.()
-  }
-
-  end(error?: unknown): void {
-    this.#done = true
-    this.#error = error
-    this.#wake?.()
-  }
-
-  async nextBatch(maxItems: number, maxBytes: number): Promise<Batch & { items: unknown[] }> {
-    this.#check()
-    if (maxItems < 1 || maxBytes < 1) throw new Error('asked without credit')
-    while (this.#items.length === 0 && !this.#done) {
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-    }
-    const items: unknown[] = []
-    if (this.#missed > 0) {
-      items.push({ type: 'lagged', missed: this.#missed })
-      this.#missed = 0
-    }
-    let bytes = 0
-    while (this.#items.length > 0 && items.length < maxItems) {
-      const size = (this.#items[0] as Partial<Frame>).data?.byteLength ?? 0
-      if (items.length > 0 && bytes + size > maxBytes) break
-      bytes += size
-      items.push(this.#items.shift())
-    }
-    if (items.length === 0 && this.#error !== undefined) throw this.#error
-    const done = this.#done && this.#items.length === 0 && this.#error === undefined
-    return { items, count: items.length, done }
-  }
-
-  cancel(): void {
-    this.#check()
-    this.#items = []
-    this.end()
-    this.#onCancel()
-  }
-
-  free(): void {
-    this.#check()
-    this.#freed = true
-  }
-
-  #check(): void {
-    if (this.#freed) throw new Error('null pointer passed to rust')
+  protected override get ready(): boolean {
+    if (this.#missed > 0) this.items.unshift({ type: 'lagged', missed: this.#missed })
+    this.#missed = 0
+    return super.ready
   }
 }
 
@@ -309,27 +252,16 @@ class FakeBroadcast implements BroadcastHandle {
   free(): void {}
 }
 
-class FakeCancel implements CancelHandle {
-  #reject: (() => void) | undefined
-
-  /** The promise, or its end by `cancel`. Counts as a call under way. */
+/** Counts the calls that it may end. */
+class FakeCancel extends TestCancel {
   async end<T>(promise: Promise<T>): Promise<T> {
     callsUnderWay += 1
     try {
-      const cancelled = new Promise<never>((_, reject) => {
-        this.#reject = () => reject({ code: 'CLOSED', message: 'the call is closed' })
-      })
-      return await Promise.race([promise, cancelled])
+      return await this.until(promise)
     } finally {
       callsUnderWay -= 1
     }
   }
-
-  cancel(): void {
-    this.#reject?.()
-  }
-
-  free(): void {}
 }
 
 let callsUnderWay = 0
