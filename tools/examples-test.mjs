@@ -24,6 +24,10 @@ await main(import.meta, async () => {
 
   const tests = [
     [
+      'node-bot passes its own tests',
+      () => run(process.execPath, ['--test'], { cwd: at('examples/node-bot'), limitMs: 60_000 }),
+    ],
+    [
       'node-bot opens a room',
       async () => {
         const bot = await service(process.execPath, [at('examples/node-bot/bot.js'), ticket], {

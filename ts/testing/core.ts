@@ -137,12 +137,12 @@ export class TestCore implements CoreHandle {
 
   /** Somebody has dialled. */
   knock(from: Scope): void {
-    const scope = from.key ? this.rooms.get(from.key)?.scope() : this.#own
+    const room = this.rooms.get(from.key)
+    const scope = from.key ? (room?.here ? room.scope() : undefined) : this.#own
     const remoteId = from.core.id
     if (!scope || scope.over) {
       const what = from.key ? `${this.id} is not in the room` : `${this.id} has shut MoQ down`
-      const where = this.rooms.get(from.key)?.scope() ?? this.#own
-      return where.refuse(from, new RoomsError('CONNECT_FAILED', what))
+      return this.#own.refuse(from, new RoomsError('CONNECT_FAILED', what))
     }
     // Both have dialled: the call of the lower id stands.
     if (scope.dials.has(remoteId) && !scope.sessions.has(remoteId) && this.id < remoteId) return

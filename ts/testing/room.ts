@@ -99,7 +99,6 @@ export class TestRoom implements RoomHandle, ScopeOwner {
   #received: (ChannelMessage & { from: EndpointId })[] = []
   #messages = 0
   #silence = new SilenceClock()
-  /** Whether others are looked for: not after a goodbye. */
   #here = false
   #left = false
 
@@ -261,6 +260,11 @@ export class TestRoom implements RoomHandle, ScopeOwner {
 
   // What the endpoint tells it.
 
+  /** Whether others are looked for and let in: not after a goodbye. */
+  get here(): boolean {
+    return this.#here
+  }
+
   /** Looks for the others, also after a goodbye. */
   enter(): void {
     this.#here = true
@@ -287,6 +291,9 @@ export class TestRoom implements RoomHandle, ScopeOwner {
       if (session && session.heardAt === this.#now) member.heard = silence
       if (silence - member.heard > SILENCE_MS) this.#remove(id, 'timeout')
       else if (member.fadeAt !== undefined && this.#now > member.fadeAt) this.#sync(id, new Map())
+    }
+    for (const [id, session] of this.#scope.sessions) {
+      if (session.heardAt === this.#now && !this.#members.has(id)) this.#ask(session)
     }
     this.#reach()
   }
@@ -381,6 +388,16 @@ export class TestRoom implements RoomHandle, ScopeOwner {
         if (this.#known.has(id)) this.#known.set(id, this.#now + REDIAL_MS)
       })
     }
+  }
+
+  /** Somebody who was gone by its silence is heard again: who is it now? */
+  #ask(session: Session): void {
+    const { id } = this.#core
+    const answer = this.#atRoom((there) => {
+      const greeting = there.greet(id)
+      there.#scope.sessions.get(id)?.send(0, (here) => this.greeted(here, greeting))
+    })
+    session.send(0, answer)
   }
 
   #setState(state: State): void {

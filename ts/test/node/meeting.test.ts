@@ -1,5 +1,6 @@
-import { describe, inject } from 'vitest'
+import { describe, expect, inject, it } from 'vitest'
 
+import type { LogEntry } from '../../src/index.js'
 import { meetingSuite, realMeeting, startSuite } from '../support/meeting-suite.js'
 import { moqSuite } from '../support/moq-suite.js'
 
@@ -14,4 +15,16 @@ describe.runIf(relay)('with the real core', () => {
   describe('the start', () => startSuite(meeting))
   meetingSuite(meeting)
   describe('moq', () => moqSuite(meeting))
+
+  it('says in the log what the core warns of', async () => {
+    const heard: LogEntry[] = []
+    await using _ = await meeting.spawn({ log: (entry) => heard.push(entry) })
+    // In Node the core finds nobody who tells it whether there is a network.
+    await expect.poll(() => heard).not.toEqual([])
+    expect(heard[0]).toEqual({
+      level: 'warn',
+      target: expect.stringMatching(/^\w+(::\w+)+$/),
+      message: expect.stringContaining('navigator.onLine'),
+    })
+  })
 })
