@@ -7,6 +7,7 @@ import type * as Ws from 'ws'
 import init, * as module from '#core'
 import { serve } from './boot.js'
 import { nodeScope } from './scope-node.js'
+import { likeBrowsers } from './web-socket.js'
 import type { CoreModule } from './core-module.js'
 
 serve(nodeScope(), async (wasm): Promise<CoreModule> => {
@@ -21,18 +22,7 @@ async function installWebSocket(): Promise<void> {
   // `./inline` says where it is: nothing lies beside its Worker's script.
   const { ws: place } = (workerData ?? {}) as { ws?: string }
   const ws = place === undefined ? await import('ws') : ((await import(place)) as typeof Ws)
-  class WebSocket extends ws.WebSocket {
-    constructor(url: string, protocols?: string | string[]) {
-      super(url, protocols, { allowSynchronousEvents: false })
-      // A message that comes right behind the handshake is delivered before what waits for `open`
-      // runs, unlike in browsers: nobody would be listening yet.
-      this.once('open', () => {
-        this.pause()
-        setImmediate(() => this.resume())
-      })
-    }
-  }
-  Object.assign(globalThis, { WebSocket })
+  Object.assign(globalThis, { WebSocket: likeBrowsers(ws) })
 }
 
 async function source(
