@@ -42,6 +42,8 @@ const config: ViteUserConfig = defineConfig({
           name: 'e2e',
           environment: 'node',
           include: ['ts/test/e2e/**/*.test.ts'],
+          // What is noticed within seconds is not to wait for the tabs of another file.
+          fileParallelism: false,
         },
       },
     ],
