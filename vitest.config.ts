@@ -3,6 +3,8 @@ import { existsSync } from 'node:fs'
 import { playwright } from '@vitest/browser-playwright'
 import { type ViteUserConfig, defineConfig } from 'vitest/config'
 
+/** What is waited for comes soon; on a busy machine not always within vitest's one second. */
+const poll = { poll: { timeout: 10_000 } }
 const chromium = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
 
 const config: ViteUserConfig = defineConfig({
@@ -12,6 +14,7 @@ const config: ViteUserConfig = defineConfig({
         test: {
           name: 'node',
           testTimeout: 15_000,
+          expect: poll,
           environment: 'node',
           include: ['ts/test/unit/**/*.test.ts', 'ts/test/node/**/*.test.ts'],
           globalSetup: ['ts/test/support/global-setup.ts'],
@@ -21,6 +24,7 @@ const config: ViteUserConfig = defineConfig({
         test: {
           name: 'chromium',
           testTimeout: 15_000,
+          expect: poll,
           include: ['ts/test/chromium/**/*.test.ts'],
           globalSetup: ['ts/test/support/global-setup.ts'],
           browser: {
@@ -42,6 +46,8 @@ const config: ViteUserConfig = defineConfig({
           name: 'e2e',
           environment: 'node',
           include: ['ts/test/e2e/**/*.test.ts'],
+          // What is noticed within seconds is not to wait for the tabs of another file.
+          fileParallelism: false,
         },
       },
     ],

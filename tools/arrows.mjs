@@ -1,4 +1,4 @@
-// The direction of dependencies between the crates, checked. Which way `ts/src` and `ts/worker` may
+// The direction of dependencies between the crates, checked. Which way `ts/` may
 // import is oxlint's to check: see .oxlintrc.json.
 
 import { readFileSync } from 'node:fs'

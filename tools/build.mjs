@@ -222,6 +222,7 @@ async function bundle(profile) {
   const inputs = [
     'ts/src',
     'ts/worker',
+    'ts/testing',
     ...['core.js', 'core.d.ts', 'core_bg.wasm'].map((name) => relative(root, join(core, name))),
     'tools/bundle.mjs',
     'package.json',

@@ -8,6 +8,8 @@ import { build, preview } from 'vite'
 import { PROGRAM, Stop, at, chromium, main, run, runTests, startService, stop } from './lib.mjs'
 
 const PATIENCE_MS = 20_000
+/** One of a pair goes on by itself half a minute after the other has vanished without a word. */
+const TAKEOVER_MS = 60_000
 
 await main(import.meta, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'iroh-rooms-examples-'))
@@ -23,6 +25,10 @@ await main(import.meta, async () => {
   let ticket = JSON.parse(stdout).ticket
 
   const tests = [
+    [
+      'node-bot passes its own tests',
+      () => run(process.execPath, ['--test'], { cwd: at('examples/node-bot'), limitMs: 60_000 }),
+    ],
     [
       'node-bot opens a room',
       async () => {
@@ -73,6 +79,10 @@ await main(import.meta, async () => {
           await shows(tab, 'Echo')
         }),
     ],
+    [
+      'the game: a guest is let in, plays, and goes on when the host has gone',
+      () => withPage('game', folder, playGame, relay.ready.url),
+    ],
   ]
   // Without the bot nobody is there to talk to.
   await runTests(tests, async () => {
@@ -80,6 +90,60 @@ await main(import.meta, async () => {
     rmSync(folder, { recursive: true, force: true })
   })
 })
+
+/** Two people play; who founded the game closes the tab in the middle of it, and a third comes in. */
+async function playGame(host, url, browser, relayUrl) {
+  const at = `${url}?relay=${encodeURIComponent(relayUrl)}`
+  const id = (name) => `[data-testid=${name}]`
+  const enter = async (tab, address, name) => {
+    await tab.goto(address)
+    await tab.locator(id('name-input')).fill(name)
+    await tab.locator(id('enter')).click()
+  }
+  const drop = async (tab, column) => {
+    const button = tab.locator(id('column')).nth(column)
+    await tab.waitForFunction(
+      (at) => document.querySelectorAll('.column')[at].ariaDisabled === 'false',
+      column,
+      { timeout: PATIENCE_MS },
+    )
+    await button.click()
+  }
+  // A context for each: tabs of one would share what is kept.
+  const tabOf = async () => (await browser.newContext()).newPage()
+
+  await enter(host, at, 'Ada')
+  await host.waitForFunction(() => location.hash.startsWith('#game='), undefined, {
+    timeout: PATIENCE_MS,
+  })
+  const link = await host.evaluate(() => location.href)
+  await host.locator(`${id('chair-red')} button`).click()
+
+  const guest = await tabOf()
+  await enter(guest, link, 'Bob')
+  await host.locator(id('let-in')).click({ timeout: PATIENCE_MS })
+  await guest.locator(`${id('chair-pine')} button`).click({ timeout: PATIENCE_MS })
+  await drop(host, 3)
+  await drop(guest, 3)
+  await shows(host, 'It is your turn')
+
+  await shows(guest, 'All agree')
+  await host.close()
+  // At once if the goodbye got out, else when the silence is certain.
+  await guest.waitForFunction(
+    () => document.querySelector('.person.is-doorman')?.textContent?.includes('Bob'),
+    undefined,
+    { timeout: TAKEOVER_MS },
+  )
+  const third = await tabOf()
+  await enter(third, link, 'Cleo')
+  await guest.locator(id('let-in')).click({ timeout: PATIENCE_MS })
+  await third.waitForFunction(
+    () => document.querySelectorAll('.place:not([data-side=""])').length === 2,
+    undefined,
+    { timeout: PATIENCE_MS },
+  )
+}
 
 async function heard({ said }, pattern) {
   const until = Date.now() + PATIENCE_MS
@@ -97,7 +161,7 @@ async function shows(tab, text) {
 }
 
 /** Builds an example with its own settings, serves what came out, and opens a tab. */
-async function withPage(name, folder, work) {
+async function withPage(name, folder, work, ...more) {
   const common = { root: at('examples', name), logLevel: 'warn' }
   const outDir = join(folder, name)
   await build({ ...common, build: { outDir, emptyOutDir: true } })
@@ -111,7 +175,7 @@ async function withPage(name, folder, work) {
     args: ['--no-sandbox', '--disable-background-networking'],
   })
   try {
-    await work(await browser.newPage(), server.resolvedUrls.local[0])
+    await work(await browser.newPage(), server.resolvedUrls.local[0], browser, ...more)
   } finally {
     await browser.close()
     await server.close()

@@ -5,6 +5,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { rolldown } from 'rolldown'
 import { build, preview } from 'vite'
 import { chromium as playwright } from 'playwright-core'
 import {
@@ -23,20 +24,33 @@ import {
 /** All that may be in the package, apart from declarations. */
 const FILES = [
   /^(package\.json|README\.md|CHANGELOG\.md|LICENSE-MIT|LICENSE-APACHE)$/,
-  /^dist\/(index|node|worker|worker-node|inline|testing)\.js(\.map)?$/,
-  /^dist\/core_bg\.wasm$/,
-  /^dist\/types\/(src|worker)\/.*\.d\.ts(\.map)?$/,
+  /^dist\/(index|node|worker|worker-node|inline|inline-node|testing)\.js(\.map)?$/,
+  /^dist\/(core_bg\.wasm|inline-core\.js)$/,
+  /^dist\/types\/(src|worker|testing)\/.*\.d\.ts(\.map)?$/,
 ]
 
 const VALUES = ['Broadcast', 'Live', 'Room', 'RoomTicket', 'RoomsError']
 
 /** What every consumer here does: nothing at import, then a Worker, an identity, and an orderly end. */
-const consumer = (relay) => `
-import { Live, RoomTicket } from 'iroh-rooms'
+const consumer = (relay, entry = 'iroh-rooms') => `
+import { Live, RoomTicket } from '${entry}'
 const ticket = RoomTicket.parse(RoomTicket.generate().toString())
 const live = await Live.spawn({ relay: ${JSON.stringify(relay)}, identity: 'memory' })
 const id = live.endpointId
 await live.close()
+`
+
+/** What a test of an application does: two peers in one process, and no relay. */
+const tester = `
+import { Live, Room, RoomTicket } from 'iroh-rooms'
+import { TestNetwork } from 'iroh-rooms/testing'
+const net = new TestNetwork({ delayMs: 10 })
+const lives = [await net.spawn(), await net.spawn()]
+const alice = await Room.open(lives[0]!, RoomTicket.generate(), { displayName: 'Alice' })
+const bob = await Room.open(lives[1]!, await alice.ticket(), { displayName: 'Bob' })
+await net.advance(1_000)
+const seen = bob.peers.get(alice.self.id)?.displayName
+await net.close()
 `
 
 async function packs(folder) {
@@ -59,10 +73,14 @@ async function packs(folder) {
     'dist/worker.js',
     'dist/core_bg.wasm',
     'dist/types/src/index.d.ts',
+    'dist/inline.js',
+    'dist/inline-core.js',
+    'dist/testing.js',
+    'dist/types/testing/index.d.ts',
   ]
   const missing = wanted.filter((path) => !paths.includes(path))
   if (missing.length > 0) throw new Stop(`missing from the package:\n  ${missing.join('\n  ')}`)
-  for (const name of ['index.js', 'worker.js']) {
+  for (const name of ['index.js', 'worker.js', 'inline.js']) {
     const bare = [
       ...readFileSync(at('dist', name), 'utf8').matchAll(
         /(?:\bfrom|\bimport)\s*\(?["']([^"'./#][^"']*)["']/g,
@@ -91,6 +109,14 @@ async function types(folder) {
     join(folder, 'stranger.ts'),
     `${consumer('http://localhost')}\nexport const text: string = id + ticket.toString()\n`,
   )
+  writeFileSync(
+    join(folder, 'tester.ts'),
+    `${tester}\nexport const name: string | undefined = seen\n`,
+  )
+  writeFileSync(
+    join(folder, 'inline.ts'),
+    `${consumer('http://localhost', 'iroh-rooms/inline')}\nexport const text: string = id + ticket\n`,
+  )
   const options = {
     compilerOptions: {
       strict: true,
@@ -101,7 +127,7 @@ async function types(folder) {
       module: 'nodenext',
       types: [],
     },
-    files: ['stranger.ts'],
+    files: ['stranger.ts', 'tester.ts', 'inline.ts'],
   }
   writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify(options))
   await run(at('node_modules/.bin/tsc'), ['-p', folder], { cwd: folder, limitMs: 60_000 })
@@ -115,10 +141,26 @@ if (missing.length > 0) throw new Error('not exported: ' + missing.join(', '))
 ${consumer(url)}
 console.log('id', id)
 `
-  writeFileSync(join(folder, 'node.mjs'), check)
-  // It ends by itself, or the limit says so.
-  const { stdout } = await run(process.execPath, ['node.mjs'], { cwd: folder, limitMs: 30_000 })
-  if (!/^id [0-9a-z]{32,}$/m.test(stdout)) throw new Stop(`no endpoint id in:\n${stdout}`)
+  await prints(folder, 'node.mjs', check, /^id [0-9a-z]{64}$/m)
+}
+
+async function inlineInNode(folder, url) {
+  const program = `${consumer(url, 'iroh-rooms/inline')}\nconsole.log('id', id)\n`
+  await prints(folder, 'inline.mjs', program, /^id [0-9a-z]{64}$/m)
+}
+
+async function testing(folder) {
+  const program = `${tester.replaceAll(/\]!/g, ']')}
+console.log('seen', seen, lives[0] instanceof Live)
+`
+  await prints(folder, 'tester.mjs', program, /^seen Alice true$/m)
+}
+
+/** It ends by itself, or the limit says so. */
+async function prints(folder, name, program, pattern) {
+  writeFileSync(join(folder, name), program)
+  const { stdout } = await run(process.execPath, [name], { cwd: folder, limitMs: 30_000 })
+  if (!pattern.test(stdout)) throw new Stop(`${name} did not print ${pattern}:\n${stdout}`)
 }
 
 const page = (script) => `<!doctype html><meta charset="utf-8"><title>stranger</title>${script}`
@@ -160,6 +202,26 @@ async function bundled(folder, url, browser) {
     await visit(browser, server.resolvedUrls.local[0])
   } finally {
     await server.close()
+  }
+}
+
+/** One file of HTML: nothing is loaded besides. */
+async function inlineInPage(folder, url, browser) {
+  const site = join(folder, 'single')
+  mkdirSync(site, { recursive: true })
+  const program = `${consumer(url, 'iroh-rooms/inline')}\ndocument.title = 'id ' + id\n`
+  writeFileSync(join(site, 'app.js'), program)
+  const bundle = await rolldown({ input: join(site, 'app.js'), platform: 'browser' })
+  const { output } = await bundle.generate({ format: 'es', codeSplitting: false })
+  await bundle.close()
+  const code = output[0].code.replaceAll('</script', '<\\/script')
+  writeFileSync(join(site, 'index.html'), page(`<script type="module">${code}</script>`))
+  rmSync(join(site, 'app.js'))
+  const server = await serveFolder(site)
+  try {
+    await visit(browser, `${server.url}/index.html`)
+  } finally {
+    server.close()
   }
 }
 
@@ -205,9 +267,15 @@ await main(import.meta, async () => {
     ['installs into an empty project', () => installs(folder)],
     ['types stand on their own', () => types(folder)],
     ['Node imports and runs it', () => inNode(folder, url)],
+    ['Node runs it from one file', () => inlineInNode(folder, url)],
+    ['an application tests itself in memory', () => testing(folder)],
     [
       'a page without a bundler runs it',
       () => withBrowser((browser) => unbundled(folder, url, browser)),
+    ],
+    [
+      'a page of one file runs it',
+      () => withBrowser((browser) => inlineInPage(folder, url, browser)),
     ],
     [
       'Vite builds an app that runs it',

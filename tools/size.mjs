@@ -3,6 +3,8 @@
 // wasm     the module, as it is served
 // worker   the Worker's script, self-contained
 // entry    the public classes, which go into the application's own bundle
+// inline   all of it in one script: the module is compressed already, and base64 makes it larger again
+// testing  the network in memory, which no visitor downloads
 
 import { existsSync, readFileSync } from 'node:fs'
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib'
@@ -23,7 +25,14 @@ const brotli = (data) =>
 await main(import.meta, async () => {
   const { sizeBudget } = JSON.parse(readFileSync(at('package.json'), 'utf8'))
   const dist = (name) => at('dist', name)
-  for (const name of ['core_bg.wasm', 'worker.js', 'index.js']) {
+  for (const name of [
+    'core_bg.wasm',
+    'worker.js',
+    'index.js',
+    'inline.js',
+    'inline-core.js',
+    'testing.js',
+  ]) {
     if (!existsSync(dist(name)))
       throw new Stop(`dist/${name} is missing. Run\n  node tools/build.mjs`)
   }
@@ -31,6 +40,11 @@ await main(import.meta, async () => {
     ['wasm', readFileSync(dist('core_bg.wasm'))],
     ['worker', readFileSync(dist('worker.js'))],
     ['entry', readFileSync(dist('index.js'))],
+    [
+      'inline',
+      Buffer.concat(['inline.js', 'inline-core.js'].map((name) => readFileSync(dist(name)))),
+    ],
+    ['testing', readFileSync(dist('testing.js'))],
   ]
   console.log(
     ['', 'raw', 'gzip', 'brotli', 'budget']

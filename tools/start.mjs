@@ -1,5 +1,6 @@
 // `npm start`: from a fresh clone to a room in the browser. Sets up, builds, starts a relay, a bot that
-// keeps the room open, and the demo page, all on the loopback, and prints how to join. Ctrl-C ends everything.
+// keeps the room open, the demo page and the game, all on the loopback, and prints how to join. Ctrl-C
+// ends everything.
 // `--profile dev` builds the module without optimising: quicker after a change in Rust.
 
 import { basename } from 'node:path'
@@ -22,6 +23,7 @@ import { setup } from './setup.mjs'
 
 const RELAY_PORT = 3340
 const PAGE_PORT = 5173
+const GAME_PORT = 5174
 
 await main(import.meta, async (args) => {
   const began = Date.now()
@@ -43,12 +45,16 @@ await main(import.meta, async (args) => {
   const ticket = bot.ready
   // For a room that somebody opens without a ticket.
   process.env.VITE_RELAY = url
-  const page = await step('page', () => servePage(at('examples/room')))
+  const game = await step('game', () => servePage(at('examples/game'), GAME_PORT))
+  // The room's page leads to it.
+  process.env.VITE_GAME = game
+  const page = await step('page', () => servePage(at('examples/room'), PAGE_PORT))
   console.log(`
 ${bold('A room is ready')} ${dim(`(${seconds(Date.now() - began)})`)}
 
   in a browser    ${page}#room=${ticket}
   in a terminal   target/debug/${basename(PROGRAM)} join ${ticket} --name you
+  the game        ${game}
   the relay       ${url}
 
 Open the link in two tabs. A bot is in the room already, for company. Ctrl-C ends everything.
@@ -62,17 +68,17 @@ Open the link in two tabs. A bot is in the room already, for company. Ctrl-C end
   )
 })
 
-/** Serves the demo with Vite and returns its address, with a slash at the end. */
-async function servePage(folder) {
+/** Serves an example with Vite and returns its address, with a slash at the end. */
+async function servePage(folder, port) {
   const { createServer } = await import('vite')
   const server = await createServer({
     root: folder,
     logLevel: 'warn',
     clearScreen: false,
-    // The demo uses the package of this very clone, which lies above its folder.
+    // The examples use the package of this very clone, which lies above their folders.
     server: {
       host: '127.0.0.1',
-      port: await freePort(PAGE_PORT),
+      port: await freePort(port),
       strictPort: true,
       fs: { allow: [root] },
     },

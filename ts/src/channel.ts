@@ -51,14 +51,12 @@ export class Channel<T> implements AsyncIterable<ChannelMessage<T>> {
   async send(value: T, options: ChannelSendOptions = {}): Promise<void> {
     const { to, datagram = false, signal } = options
     const json = toJson(value)
-    await this.#room.link.call('channelSend', [this.#room.handle, this.name, json, to, datagram], {
-      signal,
-    })
+    await this.#room.call('channelSend', [this.name, json, to, datagram], { signal })
   }
 
   /** What others send, from now on. What cannot be read as JSON is left out. */
   messages(options: SignalOptions = {}): Subscription<ChannelMessage<T>> {
-    return this.#room.link.stream('channelMessages', [this.#room.handle, this.name], {
+    return this.#room.stream('channelMessages', [this.name], {
       window: EVENTS_WINDOW,
       map: ({ from, json }: { from: EndpointId; json: string }) => {
         try {

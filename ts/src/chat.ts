@@ -28,14 +28,14 @@ export class Chat {
    * @throws `TOO_LARGE`, `INVALID_ARGUMENT` (empty), `CLOSED`
    */
   async send(text: string, options: SignalOptions = {}): Promise<ChatMessage> {
-    const message = await this.#room.link.call('sendChat', [this.#room.handle, text], options)
+    const message = await this.#room.call('sendChat', [text], options)
     this.#room.log.append(message)
     return message
   }
 
   /** What was said, own messages included: the last 5 minutes, at most 1,000 messages, by time. */
   history(): Promise<ChatMessage[]> {
-    return this.#room.link.call('chatHistory', [this.#room.handle])
+    return this.#room.call('chatHistory', [])
   }
 
   /**

@@ -14,6 +14,10 @@ export interface RoomsErrorDetails {
   TRACK_CLOSED: { readonly code: number }
   /** The reader was too slow: so many items are lost to it. */
   LAGGED: { readonly missed: number }
+  /** Why the doorman does not let this participant in, in the application's or the door's words. */
+  REFUSED: { readonly reason: string }
+  /** Why the change was refused: what `validate` said, or what is wrong with it. */
+  UPDATE_REJECTED: { readonly reason: string }
   /** The browser or runtime lacks this feature. */
   UNSUPPORTED_RUNTIME: { readonly feature: string }
 }
@@ -35,6 +39,13 @@ export interface RoomsErrorDetails {
  * - `NOT_ANNOUNCED`: nobody announces a broadcast of that name.
  * - `SESSION_CLOSED`, `TRACK_CLOSED`: ended by the other side, with its code in `details`.
  * - `LAGGED`: the reader was too slow and lost items.
+ * - `ROOM_EXISTS`: somebody answers under the id of the room that was to be created.
+ * - `ROOM_NOT_FOUND`: nobody answered for the room within `joinTimeoutMs`.
+ * - `REFUSED`: the doorman does not let this participant in, or this is not this participant's to do.
+ * - `PARTICIPANT_ID_TAKEN`: somebody else in the room has that participant id.
+ * - `NO_QUORUM`: the room is read-only: too few of its voters are reachable.
+ * - `UPDATE_REJECTED`: the change was refused, for good, at everybody.
+ * - `UPDATE_UNKNOWN`: whether the change was made is not known; it may yet be made.
  * - `INTERNAL`: a bug here.
  */
 export type RoomsErrorCode =
@@ -54,6 +65,13 @@ export type RoomsErrorCode =
   | 'SESSION_CLOSED'
   | 'TRACK_CLOSED'
   | 'LAGGED'
+  | 'ROOM_EXISTS'
+  | 'ROOM_NOT_FOUND'
+  | 'REFUSED'
+  | 'PARTICIPANT_ID_TAKEN'
+  | 'NO_QUORUM'
+  | 'UPDATE_REJECTED'
+  | 'UPDATE_UNKNOWN'
   | 'INTERNAL'
 
 /** The type of `details` for a code; `undefined` for codes without any. */
@@ -90,6 +108,13 @@ const CODES: ReadonlySet<string> = new Set<RoomsErrorCode>([
   'SESSION_CLOSED',
   'TRACK_CLOSED',
   'LAGGED',
+  'ROOM_EXISTS',
+  'ROOM_NOT_FOUND',
+  'REFUSED',
+  'PARTICIPANT_ID_TAKEN',
+  'NO_QUORUM',
+  'UPDATE_REJECTED',
+  'UPDATE_UNKNOWN',
   'INTERNAL',
 ])
 

@@ -1,15 +1,26 @@
 import type { RoomsError } from './errors.js'
 import type { MoqSession } from './moq.js'
 import type { RemoteBroadcast } from './remote-broadcast.js'
-import type { ChatMessage, EndReason, LeftReason, Peer, PeerField, Status } from './wire.js'
+import type {
+  ChatMessage,
+  DoormanEvent,
+  EndReason,
+  EndpointId,
+  Json,
+  LeftReason,
+  Peer,
+  PeerField,
+  Status,
+} from './wire.js'
 
 /**
  * What happens in a room.
  *
  * Presence is complete at the first event. Every `peer-joined` has exactly one `peer-left`;
- * updating or unpublishing is not leaving. One's own messages and broadcasts are not among them.
+ * updating or unpublishing is not leaving. One's own messages and broadcasts are not among them;
+ * one's own changes of an agreed state are. `S` is that state as it is read, `DeepReadonly`.
  */
-export type RoomEvent =
+export type RoomEvent<S = unknown> =
   | PeerJoined
   | PeerUpdated
   | PeerLeft
@@ -20,6 +31,8 @@ export type RoomEvent =
   | StatusChanged
   | Lagged
   | ErrorEvent
+  | StateUpdate<S>
+  | DoormanEvent
 
 /** A peer is here. */
 export interface PeerJoined {
@@ -98,9 +111,37 @@ export interface ErrorEvent {
   readonly message: string
 }
 
+/** A value that cannot be changed, all the way down. */
+export type DeepReadonly<T> = [Json] extends [T]
+  ? T
+  : T extends object
+    ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
+    : T
+
+/** Where a state comes from. */
+export interface StateMeta {
+  /** The place of the change in the order that all agree on. */
+  readonly index: number
+  /** Who proposed it; undefined with `skipped`. */
+  readonly author?: EndpointId
+  /** This reader missed changes, or the room's state was replaced: the change is null. */
+  readonly skipped?: true
+}
+
+/** A change was agreed on and made. Only in rooms with a doorman. */
+export interface StateUpdate<S = unknown> extends StateMeta {
+  readonly type: 'state-update'
+  /** As it was proposed. */
+  readonly change: Json
+  /** The state after it, deep-frozen. */
+  readonly state: S
+}
+
 /** The listeners that `room.on` takes, by event type. */
-export type RoomListeners = {
-  [E in RoomEvent as E['type']]: (event: E) => void
+export type RoomListeners<S = unknown> = {
+  [E in Exclude<RoomEvent<S>, StateUpdate<S>> as E['type']]: (event: E) => void
+} & {
+  'state-update': (change: Json, state: S, meta: StateMeta) => void
 }
 
 /** The listeners that `live.on` takes. */
@@ -111,9 +152,12 @@ export interface LiveListeners {
 
 /** How a room ended. */
 export interface RoomClosed {
-  /** Left here; its `Live` was closed; its Worker crashed; or the core ended it. */
-  readonly reason: 'left' | 'live-closed' | 'crashed' | 'ended'
-  /** With `crashed` and `ended`, where known. */
+  /**
+   * Left here; its `Live` was closed; its Worker crashed; a moderator removed this participant; it
+   * could not be entered; or the core ended it.
+   */
+  readonly reason: 'left' | 'live-closed' | 'crashed' | 'kicked' | 'failed' | 'ended'
+  /** With `crashed`, `failed` and `ended`, where known. */
   readonly error?: RoomsError
 }
 

@@ -6,6 +6,16 @@
  *
  * @packageDocumentation
  */
+// First of all: room.ts, whose class it extends, makes its rooms.
+export {
+  type ChangeContext,
+  type Hello,
+  type JsonPatchOperation,
+  type MergePatch,
+  StateRoom,
+  type StateRoomOptions,
+  type UpdateOptions,
+} from './state-room.js'
 export {
   Broadcast,
   GroupWriter,
@@ -26,6 +36,7 @@ export type {
   BroadcastEnded,
   BroadcastSubscribed,
   ChatReceived,
+  DeepReadonly,
   ErrorEvent,
   Lagged,
   LiveListeners,
@@ -35,6 +46,8 @@ export type {
   RoomClosed,
   RoomEvent,
   RoomListeners,
+  StateMeta,
+  StateUpdate,
   StatusChanged,
   Subscription,
 } from './events.js'
@@ -53,21 +66,35 @@ export {
 export { RoomTicket } from './ticket.js'
 export type {
   Announcement,
+  ChangeKind,
   ChatMessage,
+  Consensus,
   Datagram,
   Diagnosis,
+  Divergence,
+  DoormanChanged,
+  DoormanEvent,
   EndReason,
   EndpointAddr,
   EndpointId,
+  ForkDetected,
   Frame,
+  IntegrityFault,
   Json,
   LeftReason,
   LiveStats,
   LogEntry,
   LogLevel,
+  OrphanedChange,
+  Participant,
   Peer,
   PeerField,
+  QuorumLost,
+  QuorumRestored,
+  Recovered,
   RoomStats,
+  Rotated,
   SessionStats,
   Status,
+  Superseded,
 } from './wire.js'

@@ -3,7 +3,7 @@ import { RoomsError } from './errors.js'
 import type { LiveListeners } from './events.js'
 import { Emitter, type Off, type SignalOptions, report } from './internal/emitter.js'
 import { resolveIdentity } from './internal/identity.js'
-import { Link, type LinkOptions } from './internal/link.js'
+import { Link, type LinkOptions, type WorkerHost } from './internal/link.js'
 import { watchPage } from './internal/page.js'
 import { EVENTS_WINDOW } from './internal/port-stream.js'
 import type { WorkerSource } from './internal/runtime.js'
@@ -45,6 +45,8 @@ export interface LiveOptions extends SignalOptions {
   readonly log?: 'off' | LogLevel | ((entry: LogEntry) => void)
   /** @internal For the benchmark: switches off what makes it fast. */
   readonly tuning?: Tuning
+  /** @internal For `./testing`: what is there instead of a Worker. */
+  readonly host?: WorkerHost
 }
 
 /** How a `Live` ended: `error` when its Worker crashed. */
@@ -80,16 +82,16 @@ export class Live implements AsyncDisposable {
   static async spawn(options: LiveOptions = {}): Promise<Live> {
     const { signal, wasm } = options
     signal?.throwIfAborted()
-    runtime.check()
+    if (!options.host) runtime.check()
     const relays = relayList(options.relay ?? 'n0')
     const maxConnections = connections(options.maxConnections)
     const log = logger(options.log ?? 'off')
     const identity = await resolveIdentity(options.identity ?? 'memory')
     try {
       const link = await Link.start({
-        host: runtime.startWorker(options.worker),
+        host: options.host ?? runtime.startWorker(options.worker),
         boot: {
-          wasm: wasm instanceof URL ? wasm.href : absolute(wasm),
+          wasm: wasm instanceof URL ? wasm.href : (absolute(wasm) ?? (await embedded(options))),
           options: {
             relays,
             moqAccept: options.moq?.accept ?? 'all',
@@ -259,6 +261,11 @@ function logger(log: NonNullable<LiveOptions['log']>): LinkOptions['log'] {
     }
   }
   throw new RoomsError('INVALID_ARGUMENT', "log: it is 'off', 'error', 'warn' or a function")
+}
+
+/** `./inline` brings the WebAssembly along. */
+async function embedded({ host, worker }: LiveOptions): Promise<WebAssembly.Module | undefined> {
+  return host || worker ? undefined : runtime.wasm?.()
 }
 
 /** The Worker's script has another base than the page. */

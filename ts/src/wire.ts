@@ -79,6 +79,156 @@ export interface ChatMessage {
   readonly id: string
 }
 
+/** How a room's agreement stands. */
+export interface Consensus {
+  /**
+   * `active`; `degraded`: a voter is missing, or this replica does not vote; `read-only`: too few
+   * voters are reachable to agree on anything; `recovering`: survivors go on without the lost;
+   * `forked`: there are two lineages.
+   */
+  readonly status: 'active' | 'degraded' | 'read-only' | 'recovering' | 'forked'
+  /** Who stands at the door, while anybody does. */
+  readonly doorman?: EndpointId
+  /** Whether this peer does. */
+  readonly isDoorman: boolean
+  /** The lineage: it changes when survivors go on without a majority. Hex. */
+  readonly epoch: string
+  /** How many lineages came before. */
+  readonly epochNumber: number
+  /** Counts the elections of a doorman in this epoch. */
+  readonly term: number
+  /** The last change that was applied here. */
+  readonly index: number
+  /** Who votes. */
+  readonly voters: readonly EndpointId[]
+  /** Who has every change, and no vote. */
+  readonly learners: readonly EndpointId[]
+}
+
+/** Who belongs to a room with a doorman, by what everybody agreed on. */
+export interface Participant {
+  /** The name under which it was admitted: unique in the room. */
+  readonly participantId: string
+  /** Its endpoint id. */
+  readonly id: EndpointId
+  /** Whether it votes. */
+  readonly voter: boolean
+  /** Whether it may kick, lock and rotate. */
+  readonly moderator: boolean
+}
+
+/** A change that another lineage does not have. */
+export interface OrphanedChange {
+  /** Where it was, if it was committed. */
+  readonly index?: number
+  /** Who proposed it. */
+  readonly author: EndpointId
+  /** How it is to be read; see `UpdateOptions.format`. */
+  readonly kind: ChangeKind
+  /** The change. */
+  readonly change: Json
+}
+
+/** A merge patch (RFC 7396), a JSON patch (RFC 6902), or what the application's reducer reads. */
+export type ChangeKind = 'merge' | 'patch' | 'opaque'
+
+/** Somebody else stands at the door now, or nobody. */
+export interface DoormanChanged {
+  readonly type: 'doorman-changed'
+  /** Its endpoint id; undefined while there is none. */
+  readonly doorman?: EndpointId
+  /** Its participant id. */
+  readonly participantId?: string
+  /** Whether it is this peer. */
+  readonly self: boolean
+}
+
+/** Too few voters are reachable: the room is read-only. */
+export interface QuorumLost {
+  readonly type: 'quorum-lost'
+  /** The voters that are not reachable. */
+  readonly missing: readonly EndpointId[]
+  /** Whether those who are left may go on by themselves without losing anything. */
+  readonly eligible: boolean
+}
+
+/** Changes are agreed on again. */
+export interface QuorumRestored {
+  readonly type: 'quorum-restored'
+}
+
+/** Survivors went on without a majority, in a new epoch. */
+export interface Recovered {
+  readonly type: 'recovered'
+  readonly epoch: string
+  /** Whether everything that was acknowledged is in it. */
+  readonly lossless: boolean
+  /** Own changes that are not. */
+  readonly dropped: number
+}
+
+/** Another lineage of the room won; this peer joins it again by itself. */
+export interface Superseded {
+  readonly type: 'superseded'
+  /** The changes of this side since the two parted; the other may have made some of them, too. */
+  readonly orphaned: readonly OrphanedChange[]
+}
+
+/** There are two lineages of this room; one of them will be superseded. */
+export interface ForkDetected {
+  readonly type: 'fork-detected'
+}
+
+/** Members came to different states: `reducer` or `validate` is not the same everywhere. */
+export interface Divergence {
+  readonly type: 'divergence'
+  readonly index: number
+}
+
+/** A doorman told members different things. */
+export interface IntegrityFault {
+  readonly type: 'integrity-fault'
+  readonly index: number
+}
+
+/** The room has a new id; the old one leads nowhere. */
+export interface Rotated {
+  readonly type: 'rotated'
+  readonly id: string
+}
+
+/** The events of rooms with a doorman, beyond those of every room. */
+export type DoormanEvent =
+  | DoormanChanged
+  | QuorumLost
+  | QuorumRestored
+  | Recovered
+  | Superseded
+  | ForkDetected
+  | Divergence
+  | IntegrityFault
+  | Rotated
+
+/** What was agreed on, as the Worker sends it: the state as a whole, or one change after the other. */
+export type WireChange =
+  | {
+      readonly type: 'state'
+      readonly state: Json
+      readonly index: number
+      readonly skipped?: boolean
+    }
+  | {
+      readonly type: 'change'
+      readonly kind: ChangeKind
+      readonly change: Json
+      /** With a reducer: what it made of the state. */
+      readonly state?: Json
+      readonly index: number
+      readonly author: EndpointId
+      /** Why it was not made. */
+      readonly refused?: string
+    }
+
 /** A room's events as the Worker sends them. */
 export type WireEvent =
   | { readonly type: 'peer-joined'; readonly peer: Peer }
@@ -96,6 +246,9 @@ export type WireEvent =
   | { readonly type: 'status'; readonly status: Status }
   | { readonly type: 'lagged'; readonly missed: number }
   | { readonly type: 'error'; readonly code: string; readonly message: string }
+  | DoormanEvent
+  /** The last one of a room that the core ends. */
+  | { readonly type: 'ended'; readonly reason: 'kicked' }
 
 /** One frame of a track. */
 export interface Frame {

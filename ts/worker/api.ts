@@ -14,21 +14,32 @@ import type {
   Freeable,
   RoomHandle,
   ScopeHandle,
+  StateRoomHandle,
   StreamHandle,
 } from './core-module.js'
+import type { Asks } from './asks.js'
 import type { Core, Handle, Method, Result, ScopeId } from './protocol.js'
 import { type PumpHost, pumpStream, pumpTrack } from './pump.js'
+import { StandingStream, answerQuestions, standingOf } from './state-room.js'
 
 /** {@link Core}, where a method may also look at the signal of its operation. */
 type Serving = {
   [M in Method]: (...args: [...Parameters<Core[M]>, AbortSignal]) => ReturnType<Core[M]>
 }
 
+/** An open room, and what there is only if it has a doorman. */
+interface OpenRoom {
+  readonly room: RoomHandle
+  readonly scope: ScopeHandle
+  readonly agreed?: { readonly state: StateRoomHandle; readonly stop: () => void }
+}
+
 export class Api implements PumpHost {
   readonly #module: CoreModule
   readonly #core: CoreHandle
+  readonly #asks: Asks
   readonly #broken: (error: ErrorData) => void
-  readonly #rooms = new Map<Handle, { room: RoomHandle; scope: ScopeHandle }>()
+  readonly #rooms = new Map<Handle, OpenRoom>()
   readonly #broadcasts = new Map<Handle, BroadcastHandle>()
   readonly #operations = new Map<number, AbortController>()
   readonly #held = new Set<Freeable>()
@@ -37,9 +48,15 @@ export class Api implements PumpHost {
   readonly #serving: Serving
 
   /** @param broken - told when the WebAssembly instance can no longer be used */
-  constructor(module: CoreModule, core: CoreHandle, broken: (error: ErrorData) => void) {
+  constructor(
+    module: CoreModule,
+    core: CoreHandle,
+    asks: Asks,
+    broken: (error: ErrorData) => void,
+  ) {
     this.#module = module
     this.#core = core
+    this.#asks = asks
     this.#broken = broken
     this.#own = core.scope()
     this.#serving = this.#serve()
@@ -95,6 +112,17 @@ export class Api implements PumpHost {
     const entry = this.#rooms.get(handle)
     if (!entry) throw new RoomsError('CLOSED', 'this room is closed')
     return entry.room
+  }
+
+  #state(handle: Handle): StateRoomHandle {
+    const state = this.#rooms.get(handle)?.agreed?.state
+    if (!state) throw new RoomsError('CLOSED', 'this room is closed')
+    return state
+  }
+
+  /** The page is hidden: rooms get another doorman before its timers are slowed down. */
+  handOver(): void {
+    for (const { agreed } of this.#rooms.values()) agreed?.state.handOver()
   }
 
   #scope(id: ScopeId): ScopeHandle {
@@ -165,13 +193,62 @@ export class Api implements PumpHost {
           throw thrown
         }
       },
+      openStateRoom: async (
+        handle,
+        how,
+        name,
+        options,
+        main,
+        cursor,
+        changes,
+        standing,
+        signal,
+      ) => {
+        for (const port of [main, cursor, changes, standing]) checkPort(port)
+        if (this.#rooms.has(handle)) throw new RoomsError('PROTOCOL', 'that handle is in use')
+        const state = this.hold(core.openStateRoom(how, name, options))
+        // From the start: who creates is a doorman before it knows that it is.
+        const stopAsking = answerQuestions(this, this.#asks, handle, state)
+        try {
+          await this.#until(signal, (cancel) => state.ready(cancel))
+          signal.throwIfAborted()
+          const room = this.hold(state.room())
+          const streams = [room.events(), room.events(), state.changes()] as const
+          const standings = new StandingStream(state)
+          const stop = (): void => {
+            stopAsking()
+            standings.cancel()
+          }
+          const scope = this.hold(room.scope())
+          this.#rooms.set(handle, { room, scope, agreed: { state, stop } })
+          this.#pump(main, () => streams[0])
+          this.#pump(cursor, () => streams[1])
+          this.#pump(changes, () => streams[2])
+          this.#pump(standing, () => standings)
+          return { id: state.id(), self: room.self(), peers: room.peers(), ...standingOf(state) }
+        } catch (thrown) {
+          stopAsking()
+          await state.leave()
+          this.release(state)
+          throw thrown
+        }
+      },
+      propose: async (room, kind, json, ifIndex) => this.#state(room).propose(kind, json, ifIndex),
+      kick: async (room, participant) => this.#state(room).kick(participant),
+      lock: async (room, locked) => this.#state(room).lock(locked),
+      setModerators: async (room, ids) => this.#state(room).setModerators(ids),
+      rotate: async (room) => this.#state(room).rotate(),
+      recover: async (room) => this.#state(room).recover(),
+      saved: async (room) => this.#state(room).saved(),
       leaveRoom: async (handle) => {
         const entry = this.#rooms.get(handle)
         if (!entry) return
         this.#rooms.delete(handle)
-        await entry.room.leave()
+        entry.agreed?.stop()
+        await (entry.agreed?.state ?? entry.room).leave()
         this.release(entry.scope)
         this.release(entry.room)
+        if (entry.agreed) this.release(entry.agreed.state)
       },
       roomEvents: async (room, port) => this.#pump(port, () => this.#room(room).events()),
       roomTicket: async (room) => this.#room(room).ticket(),

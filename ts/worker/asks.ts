@@ -3,13 +3,13 @@
  * or not at all.
  */
 import { RoomsError } from '../src/errors.js'
-import type { AnswerMessage, AskKind, AskMessage } from './protocol.js'
+import type { AnswerMessage, AskKind, AskMessage, Handle } from './protocol.js'
 
 /** How long the application may take. A person may have to decide about `admit`. */
 export const ASK_LIMITS_MS: Record<AskKind, number> = {
   admit: 30_000,
-  reducer: 5_000,
-  validate: 5_000,
+  decide: 5_000,
+  consider: 15_000,
 }
 
 export class Asks {
@@ -28,9 +28,10 @@ export class Asks {
 
   /**
    * One answer for each item, in order. Without an answer in time an `admit` is denied; the other
-   * kinds reject with `TIMEOUT`, upon which this replica stops voting.
+   * kinds reject with `TIMEOUT`.
+   * @param room - whose application is asked
    */
-  async ask(kind: AskKind, items: unknown[]): Promise<unknown[]> {
+  async ask(room: Handle, kind: AskKind, items: unknown[]): Promise<unknown[]> {
     this.#id += 1
     const id = this.#id
     const limitMs = this.#limits[kind]
@@ -38,7 +39,7 @@ export class Asks {
     const result = await new Promise<AnswerMessage['result'] | undefined>((resolve) => {
       this.#waiting.set(id, resolve)
       timer = setTimeout(() => resolve(undefined), limitMs)
-      this.#post({ t: 'ask', id, kind, items, limitMs })
+      this.#post({ t: 'ask', id, room, kind, items, limitMs })
     })
     clearTimeout(timer)
     this.#waiting.delete(id)

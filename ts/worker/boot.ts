@@ -107,7 +107,7 @@ class WorkerLife {
         )
       }
       const core = await module.Core.spawn(message.options)
-      const api = new Api(module, core, (error) => this.#fatal(error))
+      const api = new Api(module, core, this.asks, (error) => this.#fatal(error))
       this.#core = core
       this.#api = api
       expose(this.#control(api), message.port)
@@ -157,6 +157,7 @@ class WorkerLife {
     try {
       if (state === 'leaving') this.#core?.leaveNow()
       else this.#core?.visibility(state)
+      if (state === 'hidden') this.#api?.handOver()
     } catch (thrown) {
       this.#api?.toData(thrown)
     }

@@ -6,10 +6,12 @@
  */
 import type {
   ChatMessage,
+  Consensus,
   CoreStats,
   Diagnosis,
   EndpointAddr,
   LogLevel,
+  Participant,
   Peer,
   RoomStats,
   SessionStats,
@@ -64,6 +66,36 @@ export interface RoomOptions {
   /** JSON. */
   presence?: string
   autoSubscribe: boolean
+  compat?: 'iroh-live'
+}
+
+/** Enter a room that is there, found one, or whichever it turns out to be. */
+export type StateRoomHow = 'create' | 'join' | 'join-or-create'
+
+export interface StateRoomOptions extends RoomOptions {
+  participantId: string
+  /** JSON, of who creates. */
+  initialState?: string
+  /** The application's reducer makes the state. */
+  reducer: boolean
+  /** The application may refuse a change when it is applied. */
+  validate: boolean
+  /** The application is asked about newcomers; else all are let in. */
+  admit: boolean
+  approval: 'guard' | 'majority'
+  recovery: 'auto' | 'manual' | 'never'
+  voters: number
+  /** Endpoint ids, beside the creator's. */
+  moderators?: string[]
+  /** Shown to `admit`. */
+  proof?: Uint8Array
+  /** Hash of the application's version, 32 bytes. */
+  app?: Uint8Array
+  /** What `saved()` gave: the state of a room that is created. */
+  restore?: Uint8Array
+  /** How suited it is to vote and lead: 0 mobile, 1 hidden tab, 2 visible tab, 3 Node. */
+  priority: number
+  joinTimeoutMs: number
 }
 
 export interface ReadOptions {
@@ -90,6 +122,12 @@ export interface CoreHandle {
   decideIncoming(pending: number, accept: boolean): Promise<boolean>
   moqShutdown(): Promise<void>
   openRoom(ticket: string, options: RoomOptions): Promise<RoomHandle>
+  /** The room is there at once; `ready()` says when it is entered. */
+  openStateRoom(
+    how: StateRoomHow,
+    room: string | undefined,
+    options: StateRoomOptions,
+  ): StateRoomHandle
   visibility(state: 'visible' | 'hidden' | 'frozen' | 'resumed'): void
   leaveNow(): void
   shutdown(graceMs: number): Promise<void>
@@ -114,6 +152,39 @@ export interface RoomHandle {
   scope(): ScopeHandle
   stats(): Promise<RoomStats>
   diagnose(): Promise<Diagnosis[]>
+  leave(): Promise<void>
+  free(): void
+}
+
+export interface StateRoomHandle {
+  ready(cancel: CancelHandle): Promise<void>
+  /** z-base-32; empty before `ready` of a keyed room that is created. */
+  id(): string
+  /** After `ready`: presence, chat, broadcasts, channels, events. */
+  room(): RoomHandle
+  /** After `ready`: items are `WireChange`, as JSON. */
+  changes(): StreamHandle
+  /** From the start: items are `Question`, as JSON. */
+  questions(): StreamHandle
+  answer(id: number, json: string): void
+  consensus(): Consensus
+  participants(): Participant[]
+  propose(
+    kind: 'merge' | 'patch' | 'opaque',
+    json: string,
+    ifIndex?: number,
+  ): Promise<{ index: number }>
+  /** Participant id or endpoint id. */
+  kick(participant: string): Promise<void>
+  lock(locked: boolean): Promise<void>
+  setModerators(ids: string[]): Promise<void>
+  /** The new room id. */
+  rotate(): Promise<string>
+  /** Accepts loss. */
+  recover(): Promise<void>
+  handOver(): void
+  saved(): Uint8Array
+  /** Leaves `room()`, too. */
   leave(): Promise<void>
   free(): void
 }

@@ -1,9 +1,13 @@
 /** Entry of the Worker in Node. */
 import { readFile } from 'node:fs/promises'
+import { workerData } from 'node:worker_threads'
+
+import type * as Ws from 'ws'
 
 import init, * as module from '#core'
 import { serve } from './boot.js'
 import { nodeScope } from './scope-node.js'
+import { likeBrowsers } from './web-socket.js'
 import type { CoreModule } from './core-module.js'
 
 serve(nodeScope(), async (wasm): Promise<CoreModule> => {
@@ -15,19 +19,10 @@ serve(nodeScope(), async (wasm): Promise<CoreModule> => {
 /** Node 20 has no WebSocket of its own. */
 async function installWebSocket(): Promise<void> {
   if ('WebSocket' in globalThis) return
-  const ws = await import('ws')
-  class WebSocket extends ws.WebSocket {
-    constructor(url: string, protocols?: string | string[]) {
-      super(url, protocols, { allowSynchronousEvents: false })
-      // A message that comes right behind the handshake is delivered before what waits for `open`
-      // runs, unlike in browsers: nobody would be listening yet.
-      this.once('open', () => {
-        this.pause()
-        setImmediate(() => this.resume())
-      })
-    }
-  }
-  Object.assign(globalThis, { WebSocket })
+  // `./inline` says where it is: nothing lies beside its Worker's script.
+  const { ws: place } = (workerData ?? {}) as { ws?: string }
+  const ws = place === undefined ? await import('ws') : ((await import(place)) as typeof Ws)
+  Object.assign(globalThis, { WebSocket: likeBrowsers(ws) })
 }
 
 async function source(

@@ -11,20 +11,32 @@
  */
 import type { ErrorData } from '../src/errors.js'
 import type {
+  ChangeKind,
   ChatMessage,
+  Consensus,
   Diagnosis,
   EndpointAddr,
+  EndpointId,
+  Json,
   LiveStats,
   LogEntry,
   LogLevel,
+  Participant,
   Peer,
   RoomStats,
   SessionStats,
   Status,
 } from '../src/wire.js'
-import type { CoreOptions, ReadOptions, RoomOptions, Tuning } from './core-module.js'
+import type {
+  CoreOptions,
+  ReadOptions,
+  RoomOptions,
+  StateRoomHow,
+  StateRoomOptions,
+  Tuning,
+} from './core-module.js'
 
-export type { CoreOptions, ReadOptions, RoomOptions, Tuning }
+export type { CoreOptions, ReadOptions, RoomOptions, StateRoomHow, StateRoomOptions, Tuning }
 
 /** Names an object in the Worker. Chosen by the caller's side, never used twice. */
 export type Handle = number
@@ -51,6 +63,33 @@ export interface Core {
     main: MessagePort,
     cursor: MessagePort,
   ): Promise<RoomOpened>
+  /**
+   * Opens a room with a doorman; resolves when it is entered, and then it is a room like any other.
+   * What was agreed on goes to `changes`, and how the agreement stands to `standing`.
+   */
+  openStateRoom(
+    room: Handle,
+    how: StateRoomHow,
+    name: string | undefined,
+    options: StateRoomOptions,
+    main: MessagePort,
+    cursor: MessagePort,
+    changes: MessagePort,
+    standing: MessagePort,
+  ): Promise<StateRoomOpened>
+  propose(
+    room: Handle,
+    kind: 'merge' | 'patch' | 'opaque',
+    json: string,
+    ifIndex: number | undefined,
+  ): Promise<{ index: number }>
+  kick(room: Handle, participant: string): Promise<void>
+  lock(room: Handle, locked: boolean): Promise<void>
+  setModerators(room: Handle, ids: string[]): Promise<void>
+  rotate(room: Handle): Promise<string>
+  recover(room: Handle): Promise<void>
+  saved(room: Handle): Promise<Uint8Array>
+
   /** Nothing happens when the room is not there (any more). */
   leaveRoom(room: Handle): Promise<void>
   roomEvents(room: Handle, port: MessagePort): Promise<void>
@@ -134,6 +173,13 @@ export type StreamMethod = {
       : M
     : never
 }[Method]
+/** Methods about a room. */
+export type RoomMethod = {
+  [M in Method]: Core[M] extends (room: Handle, ...args: infer _) => Promise<unknown> ? M : never
+}[Method]
+/** Arguments of a {@link RoomMethod} after the room. */
+export type RoomArgs<M extends Method> = Args<M> extends [Handle, ...infer Rest] ? Rest : never
+
 /** Arguments of a {@link StreamMethod} before the port. */
 export type StreamArgs<M extends StreamMethod> =
   Args<M> extends [...infer Rest, MessagePort] ? Rest : never
@@ -143,6 +189,14 @@ export interface RoomOpened {
   readonly self: Peer
   readonly peers: Peer[]
 }
+
+/** Who agrees in a room with a doorman, and how that stands. */
+export interface Standing {
+  readonly consensus: Consensus
+  readonly participants: Participant[]
+}
+
+export interface StateRoomOpened extends RoomOpened, Standing {}
 
 export interface SessionInfo {
   readonly remoteId: string
@@ -214,13 +268,52 @@ export type FromWorker =
 export interface AskMessage {
   readonly t: 'ask'
   readonly id: number
+  /** Whose application is asked. */
+  readonly room: Handle
   readonly kind: AskKind
   readonly items: unknown[]
   readonly limitMs: number
 }
 
-/** What the core may ask of the application. */
-export type AskKind = 'admit' | 'reducer' | 'validate'
+/**
+ * What the core may ask of the application: whether somebody may come in, what becomes of a change
+ * that was committed, and whether it agrees to one that is not yet.
+ */
+export type AskKind = Question['kind']
+
+/** A question of the core, as it asks it. */
+export type Question =
+  | {
+      readonly id: number
+      readonly kind: 'admit'
+      readonly participantId: string
+      readonly endpointId: EndpointId
+      readonly proof?: number[]
+    }
+  | {
+      readonly id: number
+      readonly kind: 'decide'
+      readonly change: Json
+      readonly changeKind: ChangeKind
+      readonly author: EndpointId
+      readonly index: number
+      readonly time: number
+      readonly seed: string
+      readonly state: Json
+    }
+  | {
+      readonly id: number
+      readonly kind: 'consider'
+      readonly change: Json
+      readonly changeKind: ChangeKind
+      readonly author: EndpointId
+    }
+
+/** What becomes of a change; `failed` stops this replica's voting, for it is never guessed. */
+export type Decision =
+  | { readonly accept: true; readonly state?: Json }
+  | { readonly refuse: string }
+  | { readonly failed: true }
 
 /** From the reader of a stream. */
 export type StreamUp =

@@ -19,6 +19,7 @@ use crate::{
     promise::{done, promise},
     room::Room,
     scope::Scope,
+    state_room::StateRoom,
     stream::{Item, Stream},
     types::to_js,
 };
@@ -46,10 +47,33 @@ struct CoreOptions {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RoomOptions {
-    display_name: Option<String>,
-    presence: Option<String>,
-    auto_subscribe: bool,
+pub struct RoomOptions {
+    pub(crate) display_name: Option<String>,
+    pub(crate) presence: Option<String>,
+    pub(crate) auto_subscribe: bool,
+    pub(crate) compat: Option<String>,
+}
+
+impl TryFrom<RoomOptions> for room::Options {
+    type Error = Failure;
+
+    fn try_from(options: RoomOptions) -> Result<Self, Failure> {
+        let presence = options.presence.as_deref();
+        let compat = match options.compat.as_deref() {
+            None => None,
+            Some("iroh-live") => Some(room::Compat::IrohLive),
+            Some(other) => {
+                let known = format!("compat {other:?}: there is \"iroh-live\"");
+                return Err(Failure::argument(known));
+            }
+        };
+        Ok(Self {
+            display_name: options.display_name,
+            presence: presence.map(crate::room::parse_presence).transpose()?,
+            auto_subscribe: options.auto_subscribe,
+            compat,
+        })
+    }
 }
 
 /// An endpoint's address towards JavaScript.
@@ -245,20 +269,22 @@ impl Core {
         let ticket = ticket.parse().map_err(Failure::from)?;
         let options: RoomOptions =
             serde_wasm_bindgen::from_value(options).map_err(Failure::from)?;
-        let presence = options
-            .presence
-            .as_deref()
-            .map(crate::room::parse_presence)
-            .transpose()?;
-        let options = room::Options {
-            display_name: options.display_name,
-            presence,
-            auto_subscribe: options.auto_subscribe,
-        };
+        let options = options.try_into()?;
         Ok(promise(async move {
             let room = iroh_rooms::Room::open(&live, ticket, options).await?;
             Ok(Room::new(room.split().1))
         }))
+    }
+
+    /// Enters a room with a doorman; how that goes is told by its `ready`.
+    #[wasm_bindgen(js_name = openStateRoom)]
+    pub fn open_state_room(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "'create' | 'join' | 'join-or-create'")] how: &str,
+        room: Option<String>,
+        #[wasm_bindgen(unchecked_param_type = "StateRoomOptions")] options: JsValue,
+    ) -> Result<StateRoom, JsValue> {
+        Ok(StateRoom::open(&self.live, how, room.as_deref(), options)?)
     }
 
     /// What the page or the machine does: `visible`, `hidden`, `frozen`, `resumed`.

@@ -55,6 +55,9 @@ impl From<Error> for Failure {
             Error::Moq(moq::Error::TooLarge { limit }) => {
                 object(&[("limit", (*limit as f64).into())])
             }
+            Error::Refused(reason) | Error::UpdateRejected(reason) => {
+                object(&[("reason", reason.as_str().into())])
+            }
             Error::Moq(moq::Error::TrackClosed { code, .. }) => object(&[("code", (*code).into())]),
             Error::Moq(moq::Error::Session(end))
             | Error::Subscribe(moq::SubscribeError::SessionClosed(end)) => session(end),

@@ -11,6 +11,7 @@ mod log;
 mod promise;
 mod room;
 mod scope;
+mod state_room;
 mod stream;
 mod types;
 mod vectors;

@@ -18,7 +18,40 @@ export interface CoreOptions {
   maxConnections?: number;
   tuning?: { cipher?: boolean; acks?: number; batching?: boolean; early?: boolean };
 }
-export interface RoomOptions { displayName?: string; presence?: string; autoSubscribe: boolean }
+export interface RoomOptions {
+  displayName?: string;
+  presence?: string;
+  autoSubscribe: boolean;
+  compat?: 'iroh-live';
+}
+export interface StateRoomOptions extends RoomOptions {
+  participantId: string;
+  initialState?: string;
+  reducer: boolean;
+  validate: boolean;
+  admit: boolean;
+  approval: 'guard' | 'majority';
+  recovery: 'auto' | 'manual' | 'never';
+  voters: number;
+  moderators?: string[];
+  proof?: Uint8Array;
+  app?: Uint8Array;
+  restore?: Uint8Array;
+  priority: number;
+  joinTimeoutMs: number;
+}
+export interface Consensus {
+  status: 'active' | 'degraded' | 'read-only' | 'recovering' | 'forked';
+  doorman?: string;
+  isDoorman: boolean;
+  epoch: string;
+  epochNumber: number;
+  term: number;
+  index: number;
+  voters: string[];
+  learners: string[];
+}
+export interface Participant { participantId: string; id: string; voter: boolean; moderator: boolean }
 export interface TrackOptions { priority: number; maxAgeMs: number }
 export interface ReadOptions { priority: number; maxAgeMs: number; start?: number; ordered: boolean }
 export interface SessionInfo { remoteId: string; version: string }

@@ -69,7 +69,7 @@ fn parse_peer(text: &str) -> Result<EndpointAddr, String> {
 pub async fn run(args: Args, out: Out) -> Result<(), Failure> {
     let ticket = ticket::given(args.ticket.as_deref())?;
     let live = Live::builder()
-        .relays(relays(&args.relay, &ticket)?)
+        .relays(relays(&args.relay, Some(&ticket))?)
         .accept(Accept::Manual)
         .spawn()
         .await

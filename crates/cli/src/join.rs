@@ -66,7 +66,7 @@ pub async fn run(args: Args, out: Out) -> Result<(), Failure> {
         .map(|text| parse_wanted(text))
         .collect::<Result<Vec<_>, _>>()?;
     let live = Live::builder()
-        .relays(relays(&args.relay, &ticket)?)
+        .relays(relays(&args.relay, Some(&ticket))?)
         .spawn()
         .await
         .map_err(|error| Failure::start(error.to_string()))?;
@@ -125,7 +125,7 @@ async fn stay(
 }
 
 /// The next line of input; never, once there is no more: then this peer only listens.
-async fn next_line(lines: &mut Option<Lines<BufReader<Stdin>>>) -> String {
+pub async fn next_line(lines: &mut Option<Lines<BufReader<Stdin>>>) -> String {
     if let Some(open) = lines {
         if let Ok(Some(line)) = open.next_line().await {
             return line;
@@ -300,7 +300,7 @@ async fn read_track(room: RoomHandle, peer: EndpointId, wanted: Wanted, out: Out
 }
 
 /// Writes an event.
-fn show(event: &Event, out: Out) {
+pub fn show(event: &Event, out: Out) {
     let text = match event {
         Event::PeerJoined { peer } => format!("+ {} is here", who(peer)),
         Event::PeerUpdated { peer, .. } => format!("* {} changed", who(peer)),
@@ -322,6 +322,35 @@ fn show(event: &Event, out: Out) {
         } => "* connected".into(),
         Event::Status { status } => format!("* {status:?}").to_lowercase(),
         Event::Lagged { missed } => format!("! {missed} events were lost: too slow"),
+        Event::DoormanChanged {
+            doorman,
+            participant_id,
+            is_self,
+        } => match (participant_id, doorman) {
+            _ if *is_self => "* you stand at the door".into(),
+            (Some(name), _) => format!("* {name} stands at the door"),
+            (None, Some(id)) => format!("* {} stands at the door", id.fmt_short()),
+            (None, None) => "* nobody stands at the door".into(),
+        },
+        Event::QuorumLost { missing, .. } => {
+            format!(
+                "! {} of those who vote are missing: the state cannot be changed",
+                missing.len()
+            )
+        }
+        Event::QuorumRestored => "* the state can be changed again".into(),
+        Event::Recovered { lossless: true, .. } => {
+            "* the room goes on, with all that was made".into()
+        }
+        Event::Recovered { .. } => "! the room goes on; changes may be lost".into(),
+        Event::Superseded { orphaned } => {
+            format!(
+                "! another course of the room won; {} changes were made only here",
+                orphaned.len()
+            )
+        }
+        Event::Rotated { id } => format!("* the room has a new id: {id}"),
+        Event::Ended { reason } => format!("! the room is over: {reason:?}").to_lowercase(),
         Event::Error { message, .. } => format!("! {message}"),
         other => format!("{other:?}"),
     };

@@ -1,4 +1,4 @@
-//! The native program: a relay, a terminal peer, a bridge to MoQ programs and tickets.
+//! The native program: a relay, a terminal peer, agreed states, a bridge to MoQ programs and tickets.
 //!
 //! Every command takes `--json`: one JSON object a line on standard output, the first of
 //! `type: "ready"`, events and fields named as in the TypeScript API. Without it the same
@@ -8,6 +8,7 @@
 mod bridge;
 mod join;
 mod relay;
+mod state;
 mod ticket;
 
 use std::{io::Write, process::ExitCode};
@@ -16,7 +17,7 @@ use clap::{Parser, Subcommand};
 use iroh_rooms::{Live, Relays, RoomHandle, RoomTicket};
 use serde_json::json;
 
-/// Rooms without an application server: relay, terminal peer, bridge, tickets.
+/// Rooms without an application server: relay, terminal peer, agreed state, bridge, tickets.
 #[derive(Debug, Parser)]
 #[command(name = "iroh-rooms", version, propagate_version = true)]
 struct Cli {
@@ -33,6 +34,8 @@ enum Command {
     Relay(relay::Args),
     /// Join a room and chat.
     Join(join::Args),
+    /// See and change the state that a room with a doorman agrees on.
+    State(state::Args),
     /// Carry broadcasts between a room and another MoQ program.
     Bridge(bridge::Args),
     /// Make a ticket, or look into one.
@@ -115,9 +118,9 @@ pub fn relay_url(text: &str) -> Result<iroh::RelayUrl, Failure> {
 }
 
 /// The relays named, else those of the ticket, else the public ones.
-pub fn relays(named: &[String], ticket: &RoomTicket) -> Result<Relays, Failure> {
+pub fn relays(named: &[String], ticket: Option<&RoomTicket>) -> Result<Relays, Failure> {
     let urls = if named.is_empty() {
-        ticket.relays.clone()
+        ticket.map(|it| it.relays.clone()).unwrap_or_default()
     } else {
         named
             .iter()
@@ -186,6 +189,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Relay(args) => relay::run(args, out).await,
             Command::Join(args) => join::run(args, out).await,
+            Command::State(args) => state::run(args, out).await,
             Command::Bridge(args) => bridge::run(args, out).await,
             Command::Ticket(args) => ticket::run(args, out),
         }

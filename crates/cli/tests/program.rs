@@ -93,3 +93,42 @@ fn a_relay_and_two_terminals_make_a_room() {
     );
     assert_eq!(relay.terminate(), Some(0));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_state_is_made_seen_changed_and_outlives_its_maker() {
+    let relay = Running::start(&["relay", "--bind", "127.0.0.1:0"]);
+    let url = relay.line("ready")["url"]
+        .as_str()
+        .expect("a URL")
+        .to_owned();
+    let start = |args: &[&str]| Running::start(&[args, &["--relay", &url]].concat());
+    let ada = start(&["state", "--create", r#"{"topic": "tea"}"#, "--name", "ada"]);
+    let ready = ada.line("ready");
+    let id = ready["roomId"].as_str().expect("an id").to_owned();
+    let mut bo = start(&["state", &id, "--watch", "--name", "bo"]);
+    assert_eq!(bo.line("state")["state"]["topic"], "tea");
+    assert_eq!(ada.line("peer-joined")["peer"]["participantId"], "bo");
+    bo.say(r#"{"sugar": 2}"#);
+    assert_eq!(ada.line("change")["change"]["sugar"], 2);
+    let set = start(&["state", &id, "--set", r#"{"milk": true}"#]);
+    assert_eq!(set.line("state")["state"]["milk"], true);
+    assert_eq!(bo.line("change")["change"]["sugar"], 2);
+    assert_eq!(bo.line("change")["change"]["milk"], true);
+    assert_eq!(
+        ada.terminate(),
+        Some(0),
+        "told to end, it leaves in good order"
+    );
+    assert_eq!(bo.line("peer-left")["reason"], "left");
+    let late = start(&["state", &id]);
+    let state = late.line("state");
+    assert_eq!(
+        state["state"],
+        serde_json::json!({"topic": "tea", "sugar": 2, "milk": true})
+    );
+    assert_eq!(bo.terminate(), Some(0));
+    let nobody = run(&["state", "--relay", &url]);
+    assert_eq!(nobody.status.code(), Some(2), "which room?");
+    assert_eq!(relay.terminate(), Some(0));
+}

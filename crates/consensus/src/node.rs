@@ -415,6 +415,31 @@ impl Node {
         &self.machine
     }
 
+    /// The id that the room was founded under.
+    pub fn room(&self) -> Hash {
+        self.config.room
+    }
+
+    /// Whom it has to reach: the members, who votes, and before the state has arrived whom the
+    /// welcome named.
+    pub fn peers(&self) -> BTreeSet<Key> {
+        let members = self.machine.members.values().map(|it| it.key);
+        let voters = self.raft.conf().ids().into_iter();
+        let mut peers: BTreeSet<Key> = members
+            .chain(voters.filter_map(|id| self.key_of(id)))
+            .collect();
+        if !self.ready {
+            peers.extend(self.roster.values());
+        }
+        peers.remove(&self.config.keys.key());
+        peers
+    }
+
+    /// The key of a member.
+    pub fn key(&self, id: u64) -> Option<Key> {
+        self.key_of(id)
+    }
+
     /// The own session, once the state has arrived.
     pub fn session(&self) -> Option<SessionId> {
         self.session

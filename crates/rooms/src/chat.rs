@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
 
@@ -135,7 +136,7 @@ pub(crate) struct Log {
 /// What one peer has said.
 #[derive(Debug, Default)]
 struct Seen {
-    /// By timestamp and group.
+    /// By timestamp and group, or by group and text where no timestamp travels.
     messages: BTreeSet<(u64, u64)>,
     /// The number of its last message among all.
     last: u64,
@@ -143,11 +144,13 @@ struct Seen {
 
 impl Log {
     /// Takes a frame of a peer's chat track; `now` is the clock in microseconds since 1970. `None`
-    /// when it is a repeat; `Err` when it is not a message.
+    /// when it is a repeat; `Err` when it is not a message. One that is not `timed`, since its
+    /// version of MoQ carries no timestamps, was written now.
     pub(crate) fn accept(
         &mut self,
         peer: &Peer,
         frame: &Frame,
+        timed: bool,
         now: u64,
     ) -> Result<Option<ChatMessage>, ()> {
         if frame.index != 0 {
@@ -155,7 +158,14 @@ impl Log {
         }
         let text = std::str::from_utf8(&frame.data).map_err(|_| ())?;
         check_text(text).map_err(|_| ())?;
-        let micros = u64::try_from(frame.timestamp.as_micros()).map_err(|_| ())?;
+        let (micros, once) = if timed {
+            let micros = u64::try_from(frame.timestamp.as_micros()).map_err(|_| ())?;
+            (micros, (micros, frame.group))
+        } else {
+            let mut hasher = DefaultHasher::new();
+            text.hash(&mut hasher);
+            (now, (frame.group, hasher.finish()))
+        };
         if Duration::from_micros(micros.saturating_sub(now)) > MAX_AHEAD {
             return Err(());
         }
@@ -166,7 +176,7 @@ impl Log {
             }
         }
         let seen = self.seen.entry(peer.id).or_default();
-        if !seen.messages.insert((micros, frame.group)) {
+        if !seen.messages.insert(once) {
             return Ok(None);
         }
         if seen.messages.len() > MAX_SEEN {
@@ -235,21 +245,45 @@ mod tests {
     fn a_message_counts_once_and_a_new_instance_anew() {
         let mut log = Log::default();
         let hello = frame(b"hello", 5_000, 0, 0);
-        assert!(log.accept(&peer(1), &hello, NOW).expect("valid").is_some());
         assert!(
-            log.accept(&peer(1), &hello, NOW).expect("valid").is_none(),
+            log.accept(&peer(1), &hello, true, NOW)
+                .expect("valid")
+                .is_some()
+        );
+        assert!(
+            log.accept(&peer(1), &hello, true, NOW)
+                .expect("valid")
+                .is_none(),
             "after a reconnect"
         );
         assert!(
-            log.accept(&peer(2), &hello, NOW).expect("valid").is_some(),
+            log.accept(&peer(2), &hello, true, NOW)
+                .expect("valid")
+                .is_some(),
             "another peer"
         );
         assert!(
-            log.accept(&peer(1), &frame(b"again", 9_000, 0, 0), NOW)
+            log.accept(&peer(1), &frame(b"again", 9_000, 0, 0), true, NOW)
                 .expect("valid")
                 .is_some()
         );
         assert_eq!(log.history().len(), 3);
+    }
+
+    #[test]
+    fn without_timestamps_a_message_counts_once_by_group_and_text() {
+        let mut log = Log::default();
+        let mut say = |text: &[u8], group, arrived| {
+            let frame = frame(text, arrived, group, 0);
+            log.accept(&peer(1), &frame, false, arrived).expect("valid")
+        };
+        let hello = say(b"hello", 0, NOW).expect("new");
+        assert_eq!(hello.timestamp, NOW / 1000, "written when it came");
+        assert!(say(b"hello", 1, NOW + 5).is_some(), "said twice");
+        for (text, group) in [(b"hello", 0), (b"hello", 1)] {
+            assert!(say(text, group, NOW + 9).is_none(), "after a reconnect");
+        }
+        assert!(say(b"after a new start", 0, NOW + 20).is_some());
     }
 
     #[test]
@@ -263,10 +297,10 @@ mod tests {
             frame(b"from the future", NOW + 600_000_001, 5, 0),
             frame(b"from the end of time", u64::MAX, 6, 0),
         ] {
-            assert!(log.accept(&peer(1), &bad, NOW).is_err());
+            assert!(log.accept(&peer(1), &bad, true, NOW).is_err());
         }
         assert!(
-            log.accept(&peer(1), &frame(&[b'x'; MAX_MESSAGE], 1, 4, 0), NOW)
+            log.accept(&peer(1), &frame(&[b'x'; MAX_MESSAGE], 1, 4, 0), true, NOW)
                 .is_ok()
         );
         assert_eq!(
@@ -281,7 +315,7 @@ mod tests {
     fn history_is_by_time_and_bounded() {
         let mut log = Log::default();
         for n in (0..MAX_HISTORY as u64 + 10).rev() {
-            let _ = log.accept(&peer(1), &frame(b"x", n * 1000, n, 0), NOW);
+            let _ = log.accept(&peer(1), &frame(b"x", n * 1000, n, 0), true, NOW);
         }
         let history = log.history();
         assert_eq!(history.len(), MAX_HISTORY);
@@ -297,15 +331,15 @@ mod tests {
             // The first one goes on talking, and is not forgotten for those who come and go.
             let again = frame(b"again", number.into(), u64::from(number) + 1, 0);
             assert!(
-                log.accept(&numbered(0), &again, NOW)
+                log.accept(&numbered(0), &again, true, NOW)
                     .expect("valid")
                     .is_some()
             );
-            let _ = log.accept(&numbered(number), &hello, NOW);
+            let _ = log.accept(&numbered(number), &hello, true, NOW);
         }
         assert_eq!(log.seen.len(), MAX_SEEN_PEERS);
         assert!(
-            log.accept(&numbered(0), &hello, NOW)
+            log.accept(&numbered(0), &hello, true, NOW)
                 .expect("valid")
                 .is_none()
         );

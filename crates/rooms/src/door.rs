@@ -23,11 +23,11 @@ pub const MAX_MESSAGE: usize = 256;
 /// The version of this protocol.
 pub const VERSION: u8 = 1;
 
-const LENGTH_BYTES: usize = 4;
-
 /// What is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
+    /// Always first: which room is meant. There is no answer to it.
+    At([u8; 32]),
     /// A newcomer asks to be let in.
     Hello(Hello),
     /// It is a member.
@@ -38,12 +38,10 @@ pub enum Frame {
     Refused(Refused),
     /// An earlier incarnation of a key is no more.
     Ended(Ended),
-    /// Of which epochs this one is the successor: made and read by consensus.
-    Lineage(Vec<u8>),
-    /// A voter is asked who the leader is.
-    Attest(Attest),
-    /// Its signature over what it was asked.
-    Attested(Signature),
+    /// The doorman asks its own door who stands there.
+    Probe,
+    /// Who does.
+    Here(Here),
 }
 
 /// See [`Frame::Hello`].
@@ -51,8 +49,6 @@ pub enum Frame {
 pub struct Hello {
     /// [`VERSION`]; what follows is of that version.
     pub version: u8,
-    /// The room.
-    pub room_id: [u8; 32],
     /// The name to be admitted under.
     pub participant_id: String,
     /// What an attestation is to be for.
@@ -61,8 +57,8 @@ pub struct Hello {
     pub proof: Option<Vec<u8>>,
     /// A hash of the application's version, to keep different ones apart.
     pub app: Option<[u8; 32]>,
-    /// The last epoch that this key was a member of.
-    pub known_epoch: Option<[u8; 32]>,
+    /// Where the newcomer is reached.
+    pub relay_url: Option<String>,
     /// How fit it is to vote: 0 mobile, 1 hidden tab, 2 desktop tab, 3 native or Node.
     pub priority: u8,
 }
@@ -72,8 +68,12 @@ pub struct Hello {
 pub struct Welcome {
     /// Made and read by consensus.
     pub consensus: Vec<u8>,
-    /// The gossip topic.
+    /// What the gossip topic and the proofs of members are derived from.
     pub topic_secret: [u8; 32],
+    /// The doorman's own endpoint.
+    pub doorman: EndpointId,
+    /// Where it is reached.
+    pub relay_url: Option<String>,
 }
 
 /// See [`Frame::Redirect`].
@@ -129,19 +129,15 @@ pub struct Ended {
     pub signature: Signature,
 }
 
-/// See [`Frame::Attest`].
+/// See [`Frame::Here`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attest {
-    /// The newcomer's.
-    pub nonce: [u8; 32],
-    /// The epoch.
-    pub epoch: [u8; 32],
-    /// The term.
-    pub term: u64,
-    /// The raft id of the leader.
-    pub leader: u64,
-    /// The index of the configuration.
-    pub config_index: u64,
+pub struct Here {
+    /// The doorman's own endpoint.
+    pub doorman: EndpointId,
+    /// Where it is reached.
+    pub relay_url: Option<String>,
+    /// How many members its room has.
+    pub members: u16,
 }
 
 /// Why bytes are no frame. The connection is closed.
@@ -170,26 +166,15 @@ impl Frame {
         Ok([&length.to_be_bytes()[..], &frame].concat())
     }
 
-    /// The first frame in these bytes and how many it takes up; `None` when it is not all there. A
-    /// buffer of `4 + MAX_FRAME` bytes always gets on.
-    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Malformed> {
-        let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
-            return Ok(None);
-        };
-        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| Malformed::Length)?;
-        if length > MAX_FRAME {
-            return Err(Malformed::Length);
-        }
-        let Some(frame) = rest.get(..length) else {
-            return Ok(None);
-        };
+    /// The frame in these bytes, which had their length of at most [`MAX_FRAME`] in front.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
         let (frame, rest) =
-            postcard::take_from_bytes::<Self>(frame).map_err(|_| Malformed::Frame)?;
+            postcard::take_from_bytes::<Self>(body).map_err(|_| Malformed::Frame)?;
         if !rest.is_empty() {
             return Err(Malformed::Frame);
         }
         frame.check()?;
-        Ok(Some((frame, LENGTH_BYTES + length)))
+        Ok(frame)
     }
 
     fn check(&self) -> Result<(), Malformed> {
@@ -200,18 +185,24 @@ impl Frame {
                 (1..=MAX_PARTICIPANT_ID).contains(&hello.participant_id.len())
                     && hello.proof.as_ref().is_none_or(|it| it.len() <= MAX_PROOF)
                     && hello.priority <= 3
+                    && is_short(&hello.relay_url)
             }
-            Self::Welcome(welcome) => welcome.consensus.len() <= MAX_CONSENSUS,
-            Self::Lineage(lineage) => lineage.len() <= MAX_CONSENSUS,
-            Self::Redirect(redirect) => {
-                let relay = redirect.relay_url.as_ref();
-                relay.is_none_or(|relay| relay.len() <= MAX_RELAY_URL)
+            Self::Welcome(welcome) => {
+                welcome.consensus.len() <= MAX_CONSENSUS && is_short(&welcome.relay_url)
             }
+            Self::Redirect(redirect) => is_short(&redirect.relay_url),
             Self::Refused(refused) => refused.message.len() <= MAX_MESSAGE,
-            Self::Ended(_) | Self::Attest(_) | Self::Attested(_) => true,
+            Self::Here(here) => is_short(&here.relay_url),
+            Self::At(_) | Self::Ended(_) | Self::Probe => true,
         };
         if fits { Ok(()) } else { Err(Malformed::Limit) }
     }
+}
+
+fn is_short(relay: &Option<String>) -> bool {
+    relay
+        .as_ref()
+        .is_none_or(|relay| relay.len() <= MAX_RELAY_URL)
 }
 
 #[cfg(test)]
@@ -224,12 +215,11 @@ mod tests {
     fn hello() -> Hello {
         Hello {
             version: VERSION,
-            room_id: [1; 32],
             participant_id: "ada".into(),
             nonce: [2; 32],
             proof: Some(vec![3; 4]),
             app: None,
-            known_epoch: Some([4; 32]),
+            relay_url: Some("https://relay.example/".into()),
             priority: 2,
         }
     }
@@ -248,12 +238,15 @@ mod tests {
             Frame::Refused(Refused { code, message })
         };
         vec![
+            ("at", Frame::At([1; 32])),
             ("hello", Frame::Hello(hello())),
             (
                 "welcome",
                 Frame::Welcome(Welcome {
                     consensus: vec![6; 5],
                     topic_secret: [7; 32],
+                    doorman: key.public(),
+                    relay_url: None,
                 }),
             ),
             ("redirect", Frame::Redirect(redirect)),
@@ -275,18 +268,15 @@ mod tests {
                     signature,
                 }),
             ),
-            ("lineage", Frame::Lineage(vec![8; 3])),
+            ("probe", Frame::Probe),
             (
-                "attest",
-                Frame::Attest(Attest {
-                    nonce: [2; 32],
-                    epoch: [4; 32],
-                    term: 300,
-                    leader: 9,
-                    config_index: 70_000,
+                "here",
+                Frame::Here(Here {
+                    doorman: key.public(),
+                    relay_url: None,
+                    members: 300,
                 }),
             ),
-            ("attested", Frame::Attested(signature)),
         ]
     }
 
@@ -298,7 +288,7 @@ mod tests {
             .into_iter()
             .map(|(name, frame)| {
                 let bytes = frame.encode().expect("within the limits");
-                assert_eq!(Frame::decode(&bytes), Ok(Some((frame, bytes.len()))));
+                assert_eq!(Frame::decode(&bytes[4..]), Ok(frame));
                 json!({ "name": name, "bytes": crate::hex(bytes) })
             })
             .collect();
@@ -315,17 +305,6 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_waited_for_until_it_is_all_there() {
-        let bytes = Frame::Hello(hello()).encode().expect("small");
-        for length in 0..bytes.len() {
-            assert_eq!(Frame::decode(&bytes[..length]), Ok(None));
-        }
-        let two = [&bytes[..], &bytes].concat();
-        let first = Frame::decode(&two).expect("valid").expect("there");
-        assert_eq!(first, (Frame::Hello(hello()), bytes.len()));
-    }
-
-    #[test]
     fn what_is_over_a_limit_is_neither_written_nor_read() {
         let hello = |change: fn(&mut Hello)| {
             let mut hello = hello();
@@ -337,10 +316,11 @@ mod tests {
             hello(|hello| hello.participant_id.clear()),
             hello(|hello| hello.proof = Some(vec![0; MAX_PROOF + 1])),
             hello(|hello| hello.priority = 4),
-            Frame::Lineage(vec![0; MAX_CONSENSUS + 1]),
             Frame::Welcome(Welcome {
                 consensus: vec![0; MAX_CONSENSUS + 1],
                 topic_secret: [0; 32],
+                doorman: SecretKey::from_bytes(&[5; 32]).public(),
+                relay_url: None,
             }),
             Frame::Refused(Refused {
                 code: Code::Full,
@@ -349,16 +329,12 @@ mod tests {
         ] {
             assert_eq!(frame.encode(), Err(Malformed::Limit));
             let bytes = postcard::to_stdvec(&frame).expect("postcard takes it");
-            let length = u32::try_from(bytes.len()).expect("small").to_be_bytes();
-            let bytes = [&length[..], &bytes].concat();
             assert_eq!(Frame::decode(&bytes), Err(Malformed::Limit));
         }
-        assert_eq!(Frame::decode(&[0, 1, 0, 1]), Err(Malformed::Length));
-        assert_eq!(Frame::decode(&[0, 0, 0, 1, 99]), Err(Malformed::Frame));
-        assert_eq!(Frame::decode(&[0, 0, 0, 0]), Err(Malformed::Frame));
-        let mut bytes = all()[1].1.encode().expect("small");
+        assert_eq!(Frame::decode(&[99]), Err(Malformed::Frame));
+        assert_eq!(Frame::decode(&[]), Err(Malformed::Frame));
+        let mut bytes = Frame::Probe.encode().expect("small");
         bytes.push(0);
-        bytes[3] += 1;
-        assert_eq!(Frame::decode(&bytes), Err(Malformed::Frame));
+        assert_eq!(Frame::decode(&bytes[4..]), Err(Malformed::Frame));
     }
 }

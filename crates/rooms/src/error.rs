@@ -41,6 +41,32 @@ pub enum Error {
     /// The room or the endpoint is closed.
     #[error("the {0} is closed")]
     Closed(&'static str),
+    /// A room is there already.
+    #[error("a room of that name is open already: use `join`")]
+    RoomExists,
+    /// Nobody stands at the room's door.
+    #[error(
+        "nobody answered at the room's door: check the id or name, that someone is in the room, and that both sides use the same relays"
+    )]
+    RoomNotFound,
+    /// The room does not let this participant in.
+    #[error("the room does not let you in: {0}")]
+    Refused(String),
+    /// Someone else in the room has the participant id.
+    #[error("another participant has that id: choose another one")]
+    ParticipantIdTaken,
+    /// A change was refused, for good.
+    #[error("the change was refused: {0}")]
+    UpdateRejected(String),
+    /// It is not known whether a change was made.
+    #[error("the answer was lost: the change may have been made, and may yet be")]
+    UpdateUnknown,
+    /// Too few of those who vote are there.
+    #[error("too few voters are there: the state can be read, not changed")]
+    NoQuorum,
+    /// It took too long.
+    #[error("{0}: no answer in time")]
+    Timeout(&'static str),
     /// From the MoQ layer.
     #[error(transparent)]
     Moq(#[from] iroh_rooms_moq::Error),
@@ -62,6 +88,14 @@ impl Error {
             Self::InvalidArgument(_) => "INVALID_ARGUMENT",
             Self::TooLarge { .. } => "TOO_LARGE",
             Self::Closed(_) => "CLOSED",
+            Self::RoomExists => "ROOM_EXISTS",
+            Self::RoomNotFound => "ROOM_NOT_FOUND",
+            Self::Refused(_) => "REFUSED",
+            Self::ParticipantIdTaken => "PARTICIPANT_ID_TAKEN",
+            Self::UpdateRejected(_) => "UPDATE_REJECTED",
+            Self::UpdateUnknown => "UPDATE_UNKNOWN",
+            Self::NoQuorum => "NO_QUORUM",
+            Self::Timeout(_) => "TIMEOUT",
             Self::Moq(error) => error.code(),
             Self::Subscribe(error) => error.code(),
         }

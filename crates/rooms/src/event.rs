@@ -3,6 +3,7 @@
 use iroh::EndpointId;
 use iroh_rooms_moq::{RemoteBroadcast, Session};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 /// A peer, as it was when the event happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -92,6 +93,46 @@ pub struct ChatMessage {
     pub id: String,
 }
 
+/// A change that was handed back.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphan {
+    /// Where it was; nothing if it was not made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    /// Whose it is.
+    pub author: EndpointId,
+    /// Of which kind.
+    pub kind: ChangeKind,
+    /// The change.
+    pub change: Box<RawValue>,
+}
+
+/// How a change is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// JSON to merge, RFC 7396.
+    Merge,
+    /// A JSON patch, RFC 6902.
+    Patch,
+    /// What the application's reducer understands.
+    Opaque,
+}
+
+/// Why a room is over for a participant of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Ending {
+    /// A moderator removed it.
+    Kicked,
+    /// Another program with the same key took its place.
+    Replaced,
+    /// It lost the room, and was not let in again.
+    Refused,
+}
+
 /// Something that happened in a room.
 ///
 /// Every `PeerJoined` has exactly one `PeerLeft`, and is complete: it carries what the peer says
@@ -158,6 +199,64 @@ pub enum Event {
     Status {
         /// The new status.
         status: Status,
+    },
+    /// Another participant stands at the door of the room, or nobody at the moment.
+    DoormanChanged {
+        /// Its endpoint.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        doorman: Option<EndpointId>,
+        /// Its name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        participant_id: Option<String>,
+        /// Whether it is this one.
+        #[serde(rename = "self")]
+        is_self: bool,
+    },
+    /// Too few of those who vote are there: the state can be read, not changed.
+    QuorumLost {
+        /// Voters that cannot be reached.
+        missing: Vec<EndpointId>,
+        /// Whether those that are left may go on by themselves, if the missing ones stay away.
+        eligible: bool,
+    },
+    /// The state can be changed again.
+    QuorumRestored,
+    /// Those who are left went on without the missing.
+    Recovered {
+        /// The new epoch, as hex.
+        epoch: String,
+        /// Whether nothing that was acknowledged is missing.
+        lossless: bool,
+        /// Members that it goes on without.
+        dropped: usize,
+    },
+    /// What this participant was in was given up for another course of the room, or it was away for
+    /// too long. It joins again by itself.
+    Superseded {
+        /// Changes made here that the others may not have.
+        orphaned: Vec<Orphan>,
+    },
+    /// The room went on in two courses; one of them will give way.
+    ForkDetected,
+    /// Another participant came to another state: its rules are not the same.
+    Divergence {
+        /// Where.
+        index: u64,
+    },
+    /// Another participant has another log, although it is committed: someone lies.
+    IntegrityFault {
+        /// Where.
+        index: u64,
+    },
+    /// The room has another id; the old one leads nowhere.
+    Rotated {
+        /// The new one, in z-base-32.
+        id: String,
+    },
+    /// The room is over for this participant. The last event.
+    Ended {
+        /// Why.
+        reason: Ending,
     },
     /// The reader was too slow: events were dropped. Joined and left peers are made up for by
     /// the events that follow, chat by the history.

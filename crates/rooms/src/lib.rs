@@ -34,9 +34,8 @@
 
 pub mod channel;
 pub mod chat;
-// Nothing uses it yet: there are no rooms with a doorman in this version.
-#[cfg(any(test, fuzzing))]
 mod door;
+pub mod doorman;
 mod error;
 pub mod event;
 #[cfg(any(test, fuzzing))]
@@ -44,6 +43,7 @@ pub mod fuzz;
 mod gossip;
 pub mod live;
 pub mod presence;
+pub mod publisher;
 pub mod room;
 mod roster;
 mod ticket;
@@ -55,12 +55,21 @@ pub use iroh_rooms_moq as moq;
 
 pub use self::{
     chat::ChatPublisher,
+    doorman::StateRoom,
     error::Error,
     event::{ChatMessage, Event, Peer},
     live::{Live, Relays, Tuning},
+    publisher::{PublishOpts, PublishSources, RoomPublisherSync},
     room::{Room, RoomEvents, RoomHandle},
     ticket::RoomTicket,
 };
+
+/// Without what could steer a terminal: what others say ends up in messages.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
 
 /// Bytes as lower-case hex.
 pub fn hex(bytes: impl AsRef<[u8]>) -> String {

@@ -25,12 +25,17 @@ use n0_future::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::{Error, RoomHandle, event::Status, gossip::GossipSlot, room::WeakRoom, transport};
+use crate::{
+    Error, RoomHandle, doorman, event::Status, gossip::GossipSlot, room::WeakRoom, transport,
+};
 
 pub use crate::transport::{Relays, Tuning};
 
 /// How long `spawn` waits for a relay.
 pub const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `close` waits for the network. By then the goodbyes are out; QUIC would wait for as long as
+/// it goes on asking a peer that has vanished, up to a minute.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two early looks for a relay that is not there.
 const EARLY_RETRY: Duration = Duration::from_millis(500);
 
@@ -92,7 +97,12 @@ impl Builder {
         for alpn in ALPNS {
             router = router.accept(alpn, moq.protocol_handler());
         }
-        let router = router.accept(GOSSIP_ALPN, gossip.clone()).spawn();
+        let hub = doorman::Hub::new(endpoint.secret_key().clone());
+        let router = router
+            .accept(GOSSIP_ALPN, gossip.clone())
+            .accept(doorman::DOOR_ALPN, doorman::DoorHandler(hub.clone()))
+            .accept(doorman::RAFT_ALPN, doorman::MemberHandler(hub.clone()))
+            .spawn();
         let (status, _) = watch::channel(match self.relays {
             Relays::Disabled => Status::Connected,
             _ => Status::Connecting,
@@ -106,7 +116,9 @@ impl Builder {
                 lookup,
                 status: status.clone(),
                 relays: self.relays,
+                tuning: self.tuning,
                 rooms: Mutex::default(),
+                hub,
                 marks,
             }),
         };
@@ -138,7 +150,9 @@ struct Inner {
     lookup: MemoryLookup,
     status: watch::Sender<Status>,
     relays: Relays,
+    tuning: Tuning,
     rooms: Mutex<HashMap<TopicId, WeakRoom>>,
+    hub: Arc<doorman::Hub>,
     marks: Marks,
 }
 
@@ -244,7 +258,7 @@ impl Live {
         Stats {
             rooms: self.rooms().len(),
             sessions: moq.sessions,
-            refused: moq.refused + self.inner.gossip.refusals(),
+            refused: moq.refused + self.inner.gossip.refusals() + self.inner.hub.refusals(),
             gossip_restarts: self.inner.gossip.restarts(),
             first_ms: self.marks().lock().clone(),
         }
@@ -253,6 +267,7 @@ impl Live {
     /// Says goodbye in every room at once, as far as that goes without waiting. For a page that
     /// is about to vanish.
     pub fn leave_now(&self) {
+        doorman::leave_now(&self.inner.hub);
         for room in self.open_rooms() {
             room.leave_now();
         }
@@ -264,23 +279,47 @@ impl Live {
         for room in self.open_rooms() {
             room.resume();
         }
+        doorman::resume(&self.inner.hub);
         self.inner.endpoint.network_change().await;
     }
 
-    /// Leaves the rooms, ends the sessions and closes the endpoint. Idempotent.
+    /// Leaves the rooms, ends the sessions and closes the endpoint. Waits some seconds for peers that do
+    /// not answer, and no longer. Idempotent.
     pub async fn close(&self) {
+        doorman::leave_all(&self.inner.hub).await;
         for room in self.open_rooms() {
             room.leave().await;
         }
         self.inner.moq.shutdown().await;
-        // Fails only when a handler panicked; the endpoint closes all the same.
-        let _ = self.inner.router.shutdown().await;
-        self.inner.endpoint.close().await;
+        let (router, endpoint) = (self.inner.router.clone(), self.inner.endpoint.clone());
+        let closing = task::spawn(async move {
+            // Fails only when a handler panicked; the endpoint closes all the same.
+            let _ = router.shutdown().await;
+            endpoint.close().await;
+        });
+        // What is not done by then goes on.
+        let _ = time::timeout(CLOSE_TIMEOUT, closing).await;
         self.inner.status.send_replace(Status::Disconnected);
     }
 
     pub(crate) fn marks(&self) -> &Marks {
         &self.inner.marks
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.inner.relays
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.inner.tuning
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<doorman::Hub> {
+        &self.inner.hub
     }
 
     pub(crate) fn gossip(&self) -> &Arc<GossipSlot> {
@@ -301,13 +340,20 @@ impl Live {
         self.inner.lookup.remove_endpoint_info(peer);
     }
 
-    /// Refuses a room that this endpoint is in already.
-    pub(crate) fn check_vacant(&self, topic: &TopicId) -> Result<(), Error> {
+    /// Refuses a room that this endpoint is in already, and a second one in its own MoQ scope.
+    pub(crate) fn check_vacant(&self, topic: &TopicId, is_compat: bool) -> Result<(), Error> {
+        // Dropped without the lock: the last handle of a room takes it.
+        let open = self.open_rooms();
         let mut rooms = self.rooms();
         rooms.retain(|_, room| room.upgrade().is_some());
         if rooms.contains_key(topic) {
             return Err(Error::InvalidArgument(
                 "this Live is in that room already: use the Room it has, or another Live".into(),
+            ));
+        }
+        if is_compat && open.iter().any(RoomHandle::is_compat) {
+            return Err(Error::InvalidArgument(
+                "this Live is in a room with compat already, and has one MoQ scope for them: leave it, or use another Live".into(),
             ));
         }
         Ok(())

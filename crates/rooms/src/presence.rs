@@ -27,13 +27,29 @@ pub const MAX_VALUE: usize = 3072;
 const VERSION: u8 = 1;
 const FLAG_LEAVING: u8 = 1;
 
-/// iroh-live's presence, byte for byte. Always written, read by its peers.
+/// iroh-live's presence, byte for byte. Always written; read by its peers, and here in rooms with
+/// [`crate::room::Compat::IrohLive`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerState {
     /// Names of the broadcasts.
     pub broadcasts: Vec<String>,
     /// The name to show.
     pub display_name: Option<String>,
+}
+
+impl PeerState {
+    /// Reads a value; `None` unless it is well formed and within the limits of [`RoomState`].
+    /// Nothing proves for which room it was signed.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > MAX_VALUE {
+            return None;
+        }
+        let (state, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
+        let valid = rest.is_empty()
+            && is_short(&state.display_name, MAX_DISPLAY_NAME)
+            && are_names(&state.broadcasts);
+        valid.then_some(state)
+    }
 }
 
 /// The presence of this library: who I am in this room, proven.
@@ -93,6 +109,20 @@ impl RoomState {
         }
     }
 
+    /// What a peer of iroh-live says: nobody's room is proven by it.
+    pub(crate) fn foreign(state: PeerState) -> Self {
+        Self {
+            display_name: state.display_name,
+            broadcasts: state.broadcasts,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it is what a peer of iroh-live says.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.version != VERSION
+    }
+
     /// Whether the peer says goodbye.
     pub fn is_leaving(&self) -> bool {
         self.flags & FLAG_LEAVING != 0
@@ -149,16 +179,14 @@ impl RoomState {
             return None;
         }
         let (state, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
-        let short = |text: &Option<String>, limit| text.as_ref().is_none_or(|t| t.len() <= limit);
         let valid = rest.is_empty()
             && state.version == VERSION
             // Compared in constant time by blake3.
             && blake3::Hash::from_bytes(widen(state.member)) == blake3::Hash::from_bytes(widen(key.member(peer)))
-            && short(&state.participant_id, MAX_DISPLAY_NAME)
-            && short(&state.display_name, MAX_DISPLAY_NAME)
-            && short(&state.relay_url, MAX_RELAY_URL)
-            && state.broadcasts.len() <= MAX_BROADCASTS
-            && state.broadcasts.iter().all(|name| check_broadcast_name(name).is_ok())
+            && is_short(&state.participant_id, MAX_DISPLAY_NAME)
+            && is_short(&state.display_name, MAX_DISPLAY_NAME)
+            && is_short(&state.relay_url, MAX_RELAY_URL)
+            && are_names(&state.broadcasts)
             && state.presence.as_ref().is_none_or(|json| json.len() <= MAX_PRESENCE)
             && (state.presence.is_none() || state.presence().is_some());
         valid.then_some(state)
@@ -168,6 +196,14 @@ impl RoomState {
     pub fn relay(&self) -> Option<RelayUrl> {
         self.relay_url.as_ref()?.parse().ok()
     }
+}
+
+fn is_short(text: &Option<String>, limit: usize) -> bool {
+    text.as_ref().is_none_or(|text| text.len() <= limit)
+}
+
+fn are_names(names: &[String]) -> bool {
+    names.len() <= MAX_BROADCASTS && names.iter().all(|name| check_broadcast_name(name).is_ok())
 }
 
 fn widen(tag: [u8; 16]) -> [u8; 32] {
@@ -259,10 +295,40 @@ mod tests {
         assert!(RoomState::decode(&bytes, &key(1), &peer(1)).is_none());
     }
 
+    #[test]
+    fn what_a_peer_of_iroh_live_says_is_read_within_the_limits() {
+        // Postcard, by hand: two names, and "Ada".
+        let bytes = b"\x02\x06camera\x06screen\x01\x03Ada";
+        let state = PeerState::decode(bytes).expect("valid");
+        assert_eq!(state.broadcasts, ["camera", "screen"]);
+        assert_eq!(state.display_name.as_deref(), Some("Ada"));
+        assert_eq!(postcard::to_stdvec(&state).expect("small"), bytes);
+        assert!(RoomState::foreign(state).is_foreign());
+        assert!(!RoomState::new(&key(1), &peer(1)).is_foreign());
+
+        let encode = |state: &PeerState| postcard::to_stdvec(state).expect("encodes");
+        let mut state = PeerState {
+            broadcasts: Vec::new(),
+            display_name: Some("x".repeat(MAX_DISPLAY_NAME + 1)),
+        };
+        assert!(PeerState::decode(&encode(&state)).is_none());
+        state.display_name = None;
+        state.broadcasts = vec!["x".into(); MAX_BROADCASTS + 1];
+        assert!(PeerState::decode(&encode(&state)).is_none());
+        state.broadcasts = vec!["a/b".into()];
+        assert!(PeerState::decode(&encode(&state)).is_none());
+        state.broadcasts.clear();
+        let mut long = encode(&state);
+        assert!(PeerState::decode(&long).is_some());
+        long.push(0);
+        assert!(PeerState::decode(&long).is_none());
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic_the_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = RoomState::decode(&bytes, &key(1), &peer(1));
+            let _ = PeerState::decode(&bytes);
         }
     }
 }

@@ -7,13 +7,16 @@
 mod actor;
 mod events;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use iroh::EndpointId;
 use iroh_gossip::TopicId;
-use iroh_rooms_moq::{Broadcast, RemoteBroadcast, Scope};
+use iroh_rooms_moq::{Accept, Broadcast, RemoteBroadcast, Scope, close::LEAVING};
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::events::RoomEvents;
 use self::events::View;
@@ -21,7 +24,7 @@ use crate::{
     Error, Live, RoomTicket,
     channel::{self, Channel},
     chat::{self, ChatPublisher},
-    event::{ChatMessage, Event, Peer, Status},
+    event::{ChatMessage, Event, LeftReason, Peer, Status},
     presence::{MAX_DISPLAY_NAME, check_broadcast_name, check_size},
     roster::is_internal,
 };
@@ -38,6 +41,18 @@ pub struct Options {
     pub presence: Option<serde_json::Value>,
     /// Whether every broadcast is subscribed as it appears. Default: yes, as in iroh-live.
     pub auto_subscribe: bool,
+    /// Whether peers of another library are met. Default: none.
+    pub compat: Option<Compat>,
+}
+
+/// Peers of another library that a room meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compat {
+    /// Those of iroh-live. They prove to nobody that they know the room, and know sessions between
+    /// endpoints only. So the room shares the endpoint's own MoQ scope: whoever dials the endpoint
+    /// can read what is published in it. One such room for each [`Live`].
+    IrohLive,
 }
 
 impl Default for Options {
@@ -46,9 +61,24 @@ impl Default for Options {
             display_name: None,
             presence: None,
             auto_subscribe: true,
+            compat: None,
         }
     }
 }
+
+/// Who is a member of a room with a doorman; only they are shown, dialled and served.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Members {
+    /// The room's id.
+    pub(crate) room_id: [u8; 32],
+    /// The members' names.
+    pub(crate) participants: BTreeMap<EndpointId, String>,
+    /// Why those are gone who were members last.
+    pub(crate) gone: BTreeMap<EndpointId, LeftReason>,
+}
+
+/// Follows the members.
+pub(crate) type Guard = watch::Receiver<Members>;
 
 /// What a room counts.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -119,18 +149,43 @@ impl Room {
                 "this is the ticket of a room with a doorman: use `join`".into(),
             ));
         }
+        Self::open_with(live, ticket, options, None).await
+    }
+
+    /// The same, for members only where there is a guard.
+    pub(crate) async fn open_with(
+        live: &Live,
+        ticket: RoomTicket,
+        options: Options,
+        guard: Option<Guard>,
+    ) -> Result<Self, Error> {
         check_display_name(options.display_name.as_deref())?;
         let topic = ticket.topic_id;
-        live.check_vacant(&topic)?;
+        let is_compat = options.compat.is_some();
+        live.check_vacant(&topic, is_compat)?;
         let (commands, inbox) = mpsc::channel(COMMANDS_CAP);
-        let view = Arc::new(Mutex::new(View::new(live.endpoint_id(), &options)));
-        let scope = live.moq().open_scope(actor::scope_key(&topic));
+        let mut view = View::new(live.endpoint_id(), &options);
+        view.me.participant_id = guard
+            .as_ref()
+            .and_then(|it| it.borrow().participants.get(&live.endpoint_id()).cloned());
+        let view = Arc::new(Mutex::new(view));
+        let accept = match guard {
+            Some(_) => Accept::Manual,
+            None => Accept::All,
+        };
+        let scope = match options.compat {
+            Some(Compat::IrohLive) => live.moq().own().clone(),
+            None => live
+                .moq()
+                .open_scope_with(actor::scope_key(&topic), accept)?,
+        };
         let inner = Arc::new(Inner {
             live: live.clone(),
             topic,
             view: view.clone(),
             commands,
-            scope: scope?,
+            scope,
+            is_compat,
         });
         let handle = RoomHandle { inner };
         let events = handle.events();
@@ -140,6 +195,7 @@ impl Room {
             live,
             ticket,
             options,
+            guard,
             view,
             inbox,
         )
@@ -206,6 +262,8 @@ struct Inner {
     view: Arc<Mutex<View>>,
     commands: mpsc::Sender<Command>,
     scope: Scope,
+    /// The scope is the endpoint's own, and not the room's alone.
+    is_compat: bool,
 }
 
 impl Drop for Inner {
@@ -297,6 +355,11 @@ impl RoomHandle {
     /// This peer, as others see it.
     pub fn me(&self) -> Peer {
         self.view().me.clone()
+    }
+
+    /// Whether it meets peers of another library.
+    pub(crate) fn is_compat(&self) -> bool {
+        self.inner.is_compat
     }
 
     /// The others, by id.
@@ -447,10 +510,19 @@ impl RoomHandle {
     /// Says goodbye without waiting, for a page that vanishes.
     pub fn leave_now(&self) {
         // The close frames go first: they reach every peer with a session in one message each.
-        self.inner
-            .scope
-            .disconnect_all(iroh_rooms_moq::close::LEAVING, "leaving");
+        if self.is_compat() {
+            for peer in self.peers() {
+                self.scope().disconnect(peer.id, LEAVING, "leaving");
+            }
+        } else {
+            self.scope().disconnect_all(LEAVING, "leaving");
+        }
         let _ = self.inner.commands.try_send(Command::LeaveNow);
+    }
+
+    /// Tells something that does not come from the room itself.
+    pub(crate) fn emit(&self, event: Event) {
+        self.view().emit(event);
     }
 
     /// Comes back after [`RoomHandle::leave_now`], and tells everyone; for a page that was shown

@@ -28,8 +28,13 @@ use crate::{
 pub const SILENCE: Duration = Duration::from_secs(9);
 /// A peer that never had a session is gone when its presence is not renewed for this long.
 pub const PRESENCE_EXPIRY: Duration = Duration::from_secs(30);
+/// The same of a peer of iroh-live, which writes its presence only when it changes.
+pub const FOREIGN_EXPIRY: Duration = Duration::from_secs(120);
 /// How long the clock of silence stands still after the own relay is back.
 pub const GRACE: Duration = Duration::from_secs(20);
+/// The clock of silence goes on by at most this much at a time, and is looked at twice a second: who
+/// was suspended has heard nothing meanwhile, and nobody has left for that.
+const STEP_MAX: Duration = Duration::from_secs(2);
 /// Peers in a room. A surplus peer is refused and counted.
 pub const MAX_PEERS: usize = 1024;
 
@@ -79,6 +84,8 @@ struct Entry {
     listed: BTreeSet<String>,
     live: BTreeSet<String>,
     had_session: bool,
+    /// The window of silence without a session.
+    expiry: Duration,
     /// On the clock of silence.
     heard: Duration,
 }
@@ -94,7 +101,7 @@ pub struct Roster {
 impl Roster {
     /// Takes one input and returns what follows from it, in order.
     pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Vec<Output> {
-        let clock = self.clock.now(now);
+        let clock = self.clock.advance(now);
         match input {
             Input::Presence {
                 peer,
@@ -155,6 +162,11 @@ impl Roster {
         if state.is_leaving() {
             return self.remove(id, LeftReason::Left).into_iter().collect();
         }
+        let expiry = if state.is_foreign() {
+            FOREIGN_EXPIRY
+        } else {
+            PRESENCE_EXPIRY
+        };
         let listed: BTreeSet<String> = state
             .broadcasts
             .iter()
@@ -180,6 +192,7 @@ impl Roster {
                 listed,
                 live: BTreeSet::new(),
                 had_session: false,
+                expiry,
                 heard: clock,
             };
             self.peers.insert(id, entry);
@@ -190,6 +203,7 @@ impl Roster {
             return outputs;
         };
         entry.heard = clock;
+        entry.expiry = expiry;
         entry.listed = listed;
         let mut changed = Vec::new();
         let mut set = |is_new: bool, field| {
@@ -244,7 +258,7 @@ impl Roster {
                 let window = if entry.had_session {
                     SILENCE
                 } else {
-                    PRESENCE_EXPIRY
+                    entry.expiry
                 };
                 clock.saturating_sub(entry.heard) > window
             })
@@ -286,10 +300,13 @@ pub fn is_internal(name: &str) -> bool {
     name == crate::chat::BROADCAST || name.starts_with(crate::channel::PREFIX)
 }
 
-/// A clock that counts only while the own relay is up, and not for [`GRACE`] after a return.
+/// A clock that counts only while the own relay is up, and not for [`GRACE`] after a return. A step
+/// counts for at most [`STEP_MAX`].
 #[derive(Debug, Default)]
 struct SilenceClock {
     counted: Duration,
+    /// When it was last looked at.
+    last: Duration,
     /// Since when it counts; `None` while it stands still. May lie in the future.
     since: Option<Duration>,
     was_up: bool,
@@ -297,12 +314,20 @@ struct SilenceClock {
 
 impl SilenceClock {
     fn now(&self, now: Duration) -> Duration {
-        self.counted
-            + self
-                .since
-                .map_or(Duration::ZERO, |since| now.saturating_sub(since))
+        let running = self
+            .since
+            .map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        let step = now.saturating_sub(self.last).min(STEP_MAX);
+        self.counted + step.min(running)
     }
 
+    fn advance(&mut self, now: Duration) -> Duration {
+        self.counted = self.now(now);
+        self.last = self.last.max(now);
+        self.counted
+    }
+
+    /// To be told right after [`SilenceClock::advance`].
     fn set_running(&mut self, up: bool, now: Duration) {
         match (self.since, up) {
             (None, true) => {
@@ -310,10 +335,7 @@ impl SilenceClock {
                 self.since = Some(now + grace);
                 self.was_up = true;
             }
-            (Some(_), false) => {
-                self.counted = self.now(now);
-                self.since = None;
-            }
+            (Some(_), false) => self.since = None,
             _ => {}
         }
     }
@@ -358,6 +380,17 @@ mod tests {
             },
             now,
         )
+    }
+
+    /// Time as the room's actor sees it pass, up to and with a moment.
+    fn wait(roster: &mut Roster, from: Duration, to: Duration) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        let mut now = from;
+        while now < to {
+            now = (now + Duration::from_millis(500)).min(to);
+            outputs.extend(roster.handle(Input::Tick, now));
+        }
+        outputs
     }
 
     #[test]
@@ -422,16 +455,16 @@ mod tests {
         );
 
         present(&mut roster, 1, &state(1, "Ada", &[]), s(2));
-        assert!(roster.handle(Input::Tick, s(32)).is_empty());
+        assert!(wait(&mut roster, s(2), s(32)).is_empty());
         assert!(
-            !roster.handle(Input::Tick, s(33)).is_empty(),
+            !wait(&mut roster, s(32), s(33)).is_empty(),
             "no session: 30 s"
         );
 
         present(&mut roster, 1, &state(1, "Ada", &[]), s(40));
         roster.handle(Input::Heard(id(1)), s(41));
-        assert!(roster.handle(Input::Tick, s(50)).is_empty());
-        let outputs = roster.handle(Input::Tick, s(51));
+        assert!(wait(&mut roster, s(41), s(50)).is_empty());
+        let outputs = wait(&mut roster, s(50), s(51));
         assert!(matches!(
             &outputs[..],
             [Output::Left(_, LeftReason::Timeout)]
@@ -443,14 +476,64 @@ mod tests {
         let mut roster = up();
         present(&mut roster, 1, &state(1, "Ada", &[]), s(0));
         roster.handle(Input::Heard(id(1)), s(1));
+        assert!(wait(&mut roster, s(1), s(4)).is_empty());
         roster.handle(Input::Relay(false), s(4));
-        assert!(roster.handle(Input::Tick, s(600)).is_empty());
+        assert!(wait(&mut roster, s(4), s(600)).is_empty());
         roster.handle(Input::Relay(true), s(600));
         assert!(
-            roster.handle(Input::Tick, s(626)).is_empty(),
+            wait(&mut roster, s(600), s(626)).is_empty(),
             "3 s before, 6 s after the grace"
         );
-        assert!(!roster.handle(Input::Tick, s(627)).is_empty());
+        assert!(!wait(&mut roster, s(626), s(627)).is_empty());
+    }
+
+    #[test]
+    fn a_return_within_the_window_is_no_leave_and_a_later_one_is_a_join() {
+        let mut roster = up();
+        present(&mut roster, 1, &state(1, "Ada", &[]), s(0));
+        roster.handle(Input::Heard(id(1)), s(0));
+        assert!(wait(&mut roster, s(0), s(9)).is_empty());
+        assert!(present(&mut roster, 1, &state(1, "Ada", &[]), s(9)).is_empty());
+        assert!(wait(&mut roster, s(9), s(18)).is_empty());
+        let left = wait(&mut roster, s(18), s(40));
+        assert!(matches!(&left[..], [Output::Left(_, LeftReason::Timeout)]));
+        let back = present(&mut roster, 1, &state(1, "Ada", &[]), s(40));
+        assert!(matches!(&back[..], [Output::Joined(_)]));
+    }
+
+    #[test]
+    fn who_was_suspended_takes_nobody_for_gone() {
+        let mut roster = up();
+        present(&mut roster, 1, &state(1, "Ada", &[]), s(0));
+        roster.handle(Input::Heard(id(1)), s(1));
+        assert!(roster.handle(Input::Tick, s(3600)).is_empty());
+        assert!(wait(&mut roster, s(3600), s(3607)).is_empty());
+        assert!(!wait(&mut roster, s(3607), s(3608)).is_empty());
+    }
+
+    #[test]
+    fn a_peer_of_iroh_live_has_two_minutes_without_a_session() {
+        let mut roster = up();
+        let foreign = |name: &str| {
+            RoomState::foreign(crate::presence::PeerState {
+                broadcasts: vec!["camera".into()],
+                display_name: Some(name.into()),
+            })
+        };
+        let outputs = present(&mut roster, 1, &foreign("Ada"), s(0));
+        assert!(matches!(
+            &outputs[..],
+            [Output::Joined(_), Output::Announced(..)]
+        ));
+        assert!(wait(&mut roster, s(0), s(120)).is_empty());
+        let outputs = present(&mut roster, 1, &foreign("Bo"), s(120));
+        assert!(matches!(&outputs[..], [Output::Updated(..)]));
+        roster.handle(Input::Heard(id(1)), s(120));
+        assert!(wait(&mut roster, s(120), s(129)).is_empty());
+        assert!(
+            !wait(&mut roster, s(129), s(130)).is_empty(),
+            "with a session 9 s"
+        );
     }
 
     #[test]
@@ -521,8 +604,9 @@ mod tests {
                     Step::Gone(peer) => roster.handle(Input::Gone(id(peer), LeftReason::Left), now),
                     Step::Relay(up) => roster.handle(Input::Relay(up), now),
                     Step::Wait(seconds) => {
+                        let before = now;
                         now += s(seconds.into());
-                        roster.handle(Input::Tick, now)
+                        wait(&mut roster, before, now)
                     }
                 };
                 for output in outputs {

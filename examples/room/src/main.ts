@@ -30,6 +30,7 @@ page
 showStatus('connecting')
 setTable(new Cast())
 setUpCopyLink()
+showGame(import.meta.env['VITE_GAME'])
 // What is typed before the room is open waits for it.
 setUpComposer(async (text) => (await page).say(text))
 setUpOwnName(name, (next) => {
@@ -44,6 +45,14 @@ byId('skip').addEventListener('click', (event) => {
 })
 // Another ticket in the same tab is another room.
 addEventListener('hashchange', () => location.reload())
+
+/** The other example, where it is served beside this one. */
+function showGame(address: string | undefined): void {
+  const link = byId('game-link', HTMLAnchorElement)
+  if (address === undefined) return
+  link.href = address
+  link.hidden = false
+}
 
 async function rename(to: string): Promise<void> {
   const entered = await page.catch(() => undefined)

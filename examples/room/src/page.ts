@@ -10,6 +10,7 @@ import { People } from './people.js'
 import { shareCursors } from './pointing.js'
 import { showStatus } from './status.js'
 import { throttle } from './throttle.js'
+import { setUpWires } from './wires.js'
 
 /** Whoever is seen this soon after one's own coming in has been here before. */
 const ALREADY_HERE_MS = 1_500
@@ -34,6 +35,7 @@ export class Page {
     for (const peer of room.peers.values()) this.#cast.enter(peer)
     this.#showWhoIsHere()
     showStatus(room.status)
+    setUpWires(room, this.#cast)
   }
 
   /** Until the room closes; throws what closed it. */

@@ -43,6 +43,8 @@ export interface WorkerHost {
   watch(): void
   /** Node: do not keep the process alive. */
   unref(): void
+  /** Makes channels, where a MessageChannel is not what leads to the Worker. */
+  newChannel?(): MessageChannel
 }
 
 export interface HostListeners {
@@ -52,8 +54,12 @@ export interface HostListeners {
   readonly messageError: () => void
 }
 
-/** Answers one batch of questions of the core; the signal fires when the core no longer waits. */
-export type AskHandler = (items: unknown[], options: { signal: AbortSignal }) => Promise<unknown[]>
+/** Answers one batch of questions of a kind; the signal fires when the core no longer waits. */
+export type AskHandler = (
+  kind: AskKind,
+  items: unknown[],
+  options: { signal: AbortSignal },
+) => Promise<unknown[]>
 
 /** How the link ended. */
 export interface LinkEnd {
@@ -91,7 +97,7 @@ export class Link {
   readonly #streams = new Set<StreamState<never>>()
   /** This side's end of every open data port, and who is told when the link ends first. */
   readonly #ports = new Map<MessagePort, (error: RoomsError) => void>()
-  readonly #answers = new Map<AskKind, AskHandler>()
+  readonly #answers = new Map<Handle, AskHandler>()
   readonly #ended = deferred<LinkEnd>()
   /** Set once nothing new may be asked. */
   #refusal: RoomsError | undefined
@@ -121,7 +127,7 @@ export class Link {
       await host.terminate()
       throw signal.reason
     }
-    const { port1, port2 } = new MessageChannel()
+    const { port1, port2 } = channelTo(host)
     const link = new Link(host, port1)
     link.#onLog = log?.hear
     host.listen({
@@ -248,7 +254,7 @@ export class Link {
 
   /** A channel to the Worker; `port1` is closed with the link, after `onEnd` was told. */
   newChannel(onEnd: (error: RoomsError) => void): MessageChannel {
-    const channel = new MessageChannel()
+    const channel = channelTo(this.#host)
     this.#ports.set(channel.port1, onEnd)
     // Listening makes Node count the port again; whoever asked for it listens at once.
     if (this.#unref) queueMicrotask(() => unrefPort(channel.port1))
@@ -261,9 +267,15 @@ export class Link {
     port.close()
   }
 
-  /** Sets who answers the core's questions of a kind. */
-  answer(kind: AskKind, handler: AskHandler): void {
-    this.#answers.set(kind, handler)
+  /** Sets who answers the core's questions about a room; undefined for nobody any more. */
+  answer(room: Handle, handler: AskHandler | undefined): void {
+    if (handler) this.#answers.set(room, handler)
+    else this.#answers.delete(room)
+  }
+
+  /** Whether anybody answers: a room with a doorman is open. */
+  get answering(): boolean {
+    return this.#answers.size > 0
   }
 
   /** Tells the Worker about the page; takes effect at once, without an answer. */
@@ -363,12 +375,12 @@ export class Link {
     }
   }
 
-  async #ask({ id, kind, items, limitMs }: AskMessage): Promise<void> {
+  async #ask({ id, room, kind, items, limitMs }: AskMessage): Promise<void> {
     let result: Result<unknown[]>
     try {
-      const handler = this.#answers.get(kind)
-      if (!handler) throw new RoomsError('INTERNAL', `nobody answers questions of kind ${kind}`)
-      const value = await handler(items, { signal: AbortSignal.timeout(limitMs) })
+      const handler = this.#answers.get(room)
+      if (!handler) throw new RoomsError('CLOSED', `nobody answers questions about room ${room}`)
+      const value = await handler(kind, items, { signal: AbortSignal.timeout(limitMs) })
       result = { ok: true, value }
     } catch (error) {
       result = { ok: false, error: RoomsError.toData(error) }
@@ -466,6 +478,10 @@ export function deferred<T>(): Deferred<T> {
     reject = no
   })
   return { promise, resolve, reject }
+}
+
+function channelTo(host: WorkerHost): MessageChannel {
+  return host.newChannel?.() ?? new MessageChannel()
 }
 
 function unrefPort(port: MessagePort): void {

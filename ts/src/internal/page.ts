@@ -3,6 +3,11 @@ import type { Link } from './link.js'
 
 /** How long a page that goes away is kept busy, so that the Worker's goodbye gets out. */
 const GOODBYE_MS = 50
+/**
+ * And where a room with a doorman is open: what the goodbye asks for has to be agreed on by the others
+ * while this page is still there, or they have to wait until its silence is certain.
+ */
+const AGREED_GOODBYE_MS = 250
 
 /** Forwards the page's events until the returned function is called. */
 export function watchPage(link: Link): () => void {
@@ -33,6 +38,6 @@ export function watchPage(link: Link): () => void {
 function goodbye(link: Link): void {
   link.lifecycle('leaving')
   // A page that is closed takes its Worker along at once, most often before it has sent anything.
-  const until = performance.now() + GOODBYE_MS
+  const until = performance.now() + (link.answering ? AGREED_GOODBYE_MS : GOODBYE_MS)
   while (performance.now() < until);
 }

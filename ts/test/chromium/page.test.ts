@@ -1,7 +1,7 @@
 /** What only a page has: its identity and its end. */
 import { afterEach, describe, expect, it } from 'vitest'
 
-import { Live } from '../../src/index.js'
+import { Live, Room } from '../../src/index.js'
 import { resolveIdentity } from '../../src/internal/identity.js'
 import worker from '../support/fake-worker-browser.ts?worker&url'
 
@@ -40,6 +40,16 @@ describe('the page', () => {
     dispatchEvent(new PageTransitionEvent('pagehide'))
     expect(performance.now() - start).toBeGreaterThanOrEqual(20)
     expect(await gone).toMatchObject({ status: 'disconnected' })
+  })
+
+  it('is kept longer where the others have to agree that it has gone', async () => {
+    const live = await Live.spawn({ worker })
+    const room = await Room.create('alice', {}, { live }).ready
+    const start = performance.now()
+    dispatchEvent(new PageTransitionEvent('pagehide'))
+    expect(performance.now() - start).toBeGreaterThanOrEqual(200)
+    await room.leave()
+    await live.close()
   })
 
   it('is no longer listened to after close', async () => {

@@ -33,7 +33,7 @@ export async function startPeer(rooms, { relay, ticket, name }) {
     log: () => [...log],
     say: async (text) => void (await room.chat.send(text)),
     ticket: async () => String(await room.ticket()),
-    status: () => room.status,
+    relayUrl: async () => (await live.addr()).relayUrl,
     close: () => live.close(),
   }
 }

@@ -3,14 +3,11 @@
  * native program in one room over a relay.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 
-import type * as rooms from '../../src/index.js'
 import {
-  type JsonLine,
   type Program,
   type Started,
   serveFolder,
@@ -18,26 +15,19 @@ import {
   startProgram,
   startRelay,
 } from '../support/processes.js'
+import {
+  type Member,
+  type NodeMember,
+  ROOT,
+  frames,
+  heard,
+  inTerminal,
+  joined,
+  left,
+  startInNode,
+  startInTab,
+} from './members.js'
 
-type Rooms = typeof rooms
-
-interface Line {
-  readonly type: string
-  readonly peer?: string
-  readonly name?: string
-  readonly text?: string
-  readonly reason?: string
-}
-
-interface Member {
-  readonly name: string
-  readonly id: string
-  /** Everything it was told so far. */
-  log(): Promise<readonly Line[]>
-  say(text: string): Promise<void>
-}
-
-const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 const NAMES = ['tab one', 'tab two', 'node', 'terminal'] as const
 type Name = (typeof NAMES)[number]
 
@@ -206,95 +196,6 @@ describe('one room across two tabs, Node and a terminal', () => {
   }
 })
 
-const joined = (log: readonly Line[]): (string | undefined)[] =>
-  log
-    .filter(({ type }) => type === 'peer-joined')
-    .map(({ peer }) => peer)
-    .sort()
-const left = (log: readonly Line[], id: string): (string | undefined)[] =>
-  log.filter(({ type, peer }) => type === 'peer-left' && peer === id).map(({ reason }) => reason)
-const heard = (log: readonly Line[], id: string): (string | undefined)[] =>
-  log.filter(({ type, peer }) => type === 'chat-message' && peer === id).map(({ text }) => text)
-const frames = (log: readonly Line[], id: string): (string | undefined)[] =>
-  log.filter(({ type, peer }) => type === 'frame' && peer === id).map(({ text }) => text)
-
 function report(what: string, begun: number): void {
   console.log(`${what}: ${Math.round(performance.now() - begun)} ms`)
-}
-
-interface PeerOptions {
-  readonly relay: string
-  readonly ticket?: string
-  readonly name: string
-}
-
-interface PlainPeer {
-  readonly id: string
-  readonly log: () => Line[]
-  readonly say: (text: string) => Promise<void>
-  readonly ticket: () => Promise<string>
-  readonly close: () => Promise<void>
-}
-
-interface NodeMember extends Member {
-  ticket(): Promise<string>
-  close(): Promise<void>
-}
-
-async function startInNode(relay: string, name: string): Promise<NodeMember> {
-  // As shipped: what was bundled, not the sources.
-  const library = (await import(`${ROOT}/dist/node.js`)) as Rooms
-  const { startPeer } = (await import(`${ROOT}/ts/test/e2e/peer.js`)) as {
-    startPeer: (library: Rooms, options: object) => Promise<PlainPeer>
-  }
-  const peer = await startPeer(library, { relay, ticket: library.RoomTicket.generate(), name })
-  return {
-    name,
-    id: peer.id,
-    log: async () => peer.log(),
-    say: peer.say,
-    ticket: peer.ticket,
-    close: peer.close,
-  }
-}
-
-declare const start: (options: PeerOptions) => Promise<string>
-declare const peer: PlainPeer
-
-async function startInTab(
-  browser: Browser,
-  site: string,
-  options: PeerOptions,
-): Promise<{ page: Page; member: Member }> {
-  const context = await browser.newContext()
-  const page = await context.newPage()
-  page.on('pageerror', (error) => console.error(`${options.name}:`, error))
-  await page.goto(`${site}ts/test/e2e/page.html`)
-  await page.waitForFunction(() => 'start' in globalThis)
-  const id = await page.evaluate((given) => start(given), options)
-  const member: Member = {
-    name: options.name,
-    id,
-    log: () => page.evaluate(() => peer.log()),
-    say: (text) => page.evaluate((said) => peer.say(said), text),
-  }
-  return { page, member }
-}
-
-async function inTerminal(program: Program, name: string): Promise<Member> {
-  const ready = await program.line(({ type }) => type === 'ready')
-  const log: Line[] = []
-  const id = (value: unknown): string | undefined =>
-    typeof value === 'string' ? value : (value as { id?: string } | undefined)?.id
-  const plain = ({ type, peer, name, text, reason }: JsonLine): Line =>
-    ({ type, peer: id(peer), name, text, reason }) as Line
-  void (async () => {
-    for (;;) log.push(plain(await program.line(() => true)))
-  })().catch(() => {})
-  return {
-    name,
-    id: String(ready['endpointId']),
-    log: async () => log,
-    say: async (text) => program.say(text),
-  }
 }

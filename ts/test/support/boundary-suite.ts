@@ -159,7 +159,7 @@ export function boundarySuite(platform: Platform): void {
 
     it("answer the core's questions", async () => {
       const live = await spawn()
-      live.link.answer('admit', async (items) => items.map((item) => item === 'friend'))
+      live.link.answer(0, async (_kind, items) => items.map((item) => item === 'friend'))
       const here = await Room.open(live, RoomTicket.generate())
       await here.sendChat('/ask friend stranger')
       expect((await here.chat.history())[0]?.text).toBe('[true,false]')

@@ -3,9 +3,7 @@
  * their chat tells them (`/join bob`), broadcasts are read back by their own publisher.
  */
 import type {
-  Batch,
   BroadcastHandle,
-  CancelHandle,
   CoreHandle,
   CoreModule,
   CoreOptions,
@@ -14,22 +12,22 @@ import type {
   RoomHandle,
   RoomOptions,
   ScopeHandle,
+  StateRoomHandle,
+  StateRoomHow,
+  StateRoomOptions,
   StreamHandle,
   TrackHandle,
 } from '../../worker/core-module.js'
 import type { ChatMessage, CoreStats, Frame, LogLevel, Peer, WireEvent } from '../../src/wire.js'
+import { TestCancel } from '../../testing/session.js'
+import { EVENTS_CAP, Stream, fail } from '../../testing/stream.js'
 import type { Asks } from '../../worker/asks.js'
+import { FakeStateRoom } from './fake-state-room.js'
 
 const SELF_ID = 'aa'.repeat(32)
 /** A dial to it takes for ever. */
 export const SILENT_ID: string = 'dd'.repeat(32)
-/** As in the real core: beyond this the oldest events are dropped. */
-const EVENTS_CAP = 256
 const FRAMES_CAP = 1_024
-
-function fail(code: string, message: string, details?: unknown): never {
-  throw { code, message, ...(details === undefined ? {} : { details }) }
-}
 
 function trap(): never {
   // (module (func (export "f") unreachable))
@@ -41,75 +39,24 @@ function trap(): never {
   return (exports['f'] as () => never)()
 }
 
-export class FakeStream implements StreamHandle {
-  #items: unknown[] = []
+/** What is dropped is told, as in a room's events. */
+export class FakeStream extends Stream<unknown> {
   #missed = 0
-  #done = false
-  #error: unknown
-  #wake: (() => void) | undefined
-  #freed = false
-  readonly #cap: number
-  readonly #onCancel: () => void
 
-  constructor(cap: number = EVENTS_CAP, onCancel?: () => void) {
-    this.#cap = cap
-    this.#onCancel = onCancel ?? ((): void => undefined)
+  constructor(cap: number = EVENTS_CAP, onCancel: () => void = () => undefined) {
+    super({
+      cap,
+      onCancel,
+      onDrop: () => {
+        this.#missed += 1
+      },
+    })
   }
 
-  push(item: unknown): void {
-    if (this.#items.length >= this.#cap) {
-      this.#items.shift()
-      this.#missed += 1
-    }
-    this.#items.push(item)
-    this.#wake?.()
-  }
-
-  end(error?: unknown): void {
-    this.#done = true
-    this.#error = error
-    this.#wake?.()
-  }
-
-  async nextBatch(maxItems: number, maxBytes: number): Promise<Batch & { items: unknown[] }> {
-    this.#check()
-    if (maxItems < 1 || maxBytes < 1) throw new Error('asked without credit')
-    while (this.#items.length === 0 && !this.#done) {
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
-    }
-    const items: unknown[] = []
-    if (this.#missed > 0) {
-      items.push({ type: 'lagged', missed: this.#missed })
-      this.#missed = 0
-    }
-    let bytes = 0
-    while (this.#items.length > 0 && items.length < maxItems) {
-      const size = (this.#items[0] as Partial<Frame>).data?.byteLength ?? 0
-      if (items.length > 0 && bytes + size > maxBytes) break
-      bytes += size
-      items.push(this.#items.shift())
-    }
-    if (items.length === 0 && this.#error !== undefined) throw this.#error
-    const done = this.#done && this.#items.length === 0 && this.#error === undefined
-    return { items, count: items.length, done }
-  }
-
-  cancel(): void {
-    this.#check()
-    this.#items = []
-    this.end()
-    this.#onCancel()
-  }
-
-  free(): void {
-    this.#check()
-    this.#freed = true
-  }
-
-  #check(): void {
-    if (this.#freed) throw new Error('null pointer passed to rust')
+  protected override get ready(): boolean {
+    if (this.#missed > 0) this.items.unshift({ type: 'lagged', missed: this.#missed })
+    this.#missed = 0
+    return super.ready
   }
 }
 
@@ -309,27 +256,16 @@ class FakeBroadcast implements BroadcastHandle {
   free(): void {}
 }
 
-class FakeCancel implements CancelHandle {
-  #reject: (() => void) | undefined
-
-  /** The promise, or its end by `cancel`. Counts as a call under way. */
+/** Counts the calls that it may end. */
+class FakeCancel extends TestCancel {
   async end<T>(promise: Promise<T>): Promise<T> {
     callsUnderWay += 1
     try {
-      const cancelled = new Promise<never>((_, reject) => {
-        this.#reject = () => reject({ code: 'CLOSED', message: 'the call is closed' })
-      })
-      return await Promise.race([promise, cancelled])
+      return await this.until(promise)
     } finally {
       callsUnderWay -= 1
     }
   }
-
-  cancel(): void {
-    this.#reject?.()
-  }
-
-  free(): void {}
 }
 
 let callsUnderWay = 0
@@ -444,11 +380,14 @@ class FakeRoom implements RoomHandle {
   #self: Peer
   #messages = 0
   #left = false
+  /** Hears commands before this does; true for one that was its. */
+  onCommand: ((words: string[]) => Promise<boolean>) | undefined
 
-  constructor(core: FakeCore, options: RoomOptions) {
+  constructor(core: FakeCore, options: RoomOptions & { participantId?: string }) {
     this.#core = core
     this.#self = {
       id: SELF_ID,
+      ...(options.participantId === undefined ? {} : { participantId: options.participantId }),
       broadcasts: [],
       joinedAt: 1,
       ...(options.displayName === undefined ? {} : { displayName: options.displayName }),
@@ -481,7 +420,7 @@ class FakeRoom implements RoomHandle {
 
   async publish(name: string, broadcast: BroadcastHandle): Promise<void> {
     this.#scope.publish(name, broadcast)
-    this.#emit({ type: 'broadcast-subscribed', peer: this.self(), name })
+    this.emit({ type: 'broadcast-subscribed', peer: this.self(), name })
   }
 
   async unpublish(name: string): Promise<boolean> {
@@ -502,7 +441,10 @@ class FakeRoom implements RoomHandle {
   }
 
   async sendChat(text: string): Promise<ChatMessage> {
-    if (text.startsWith('/')) await this.#command(text.slice(1).split(' '))
+    if (text.startsWith('/')) {
+      const words = text.slice(1).split(' ')
+      if (!(await this.onCommand?.(words))) await this.#command(words)
+    }
     return this.#said(this.self(), text)
   }
 
@@ -546,7 +488,7 @@ class FakeRoom implements RoomHandle {
 
   free(): void {}
 
-  #emit(event: WireEvent): void {
+  emit(event: WireEvent): void {
     for (const stream of this.#streams) stream.push(structuredClone(event))
   }
 
@@ -563,16 +505,16 @@ class FakeRoom implements RoomHandle {
       case 'join': {
         const joined = peer(idOf(name), name)
         this.#peers.set(joined.id, joined)
-        this.#emit({ type: 'peer-joined', peer: joined })
+        this.emit({ type: 'peer-joined', peer: joined })
         return
       }
       case 'part': {
         this.#peers.delete(idOf(name))
-        this.#emit({ type: 'peer-left', peer: peer(idOf(name), name), reason: 'left' })
+        this.emit({ type: 'peer-left', peer: peer(idOf(name), name), reason: 'left' })
         return
       }
       case 'say':
-        this.#emit({
+        this.emit({
           type: 'chat-message',
           ...this.#said(peer(idOf(name), name), args.slice(1).join(' ')),
         })
@@ -583,7 +525,7 @@ class FakeRoom implements RoomHandle {
       case 'burst':
         for (let i = 0; i < Number(name); i += 1) {
           const message = { peer: peer(idOf('x'), 'x'), text: String(i), timestamp: i, id: `b${i}` }
-          this.#emit({ type: 'chat-message', ...message })
+          this.emit({ type: 'chat-message', ...message })
         }
         return
       case 'streams-fail':
@@ -607,7 +549,7 @@ class FakeRoom implements RoomHandle {
       case 'unclonable':
         throw Object.assign(new Error('x'), { code: 'X' })
       case 'ask':
-        this.#said(this.self(), JSON.stringify(await fakeAsks.current?.ask('admit', args)))
+        this.#said(this.self(), JSON.stringify(await fakeAsks.current?.ask(0, 'admit', args)))
         return
     }
   }
@@ -680,6 +622,20 @@ class FakeCore implements CoreHandle {
       await new Promise((resolve) => setTimeout(resolve, 100))
     }
     return new FakeRoom(this, options)
+  }
+
+  openStateRoom(
+    how: StateRoomHow,
+    room: string | undefined,
+    options: StateRoomOptions,
+  ): StateRoomHandle {
+    const house = {
+      self: SELF_ID,
+      log: this.log,
+      stream: () => new FakeStream(10_000),
+      room: (of: StateRoomOptions) => new FakeRoom(this, of),
+    }
+    return new FakeStateRoom(house, how, room, options)
   }
 
   visibility(state: string): void {

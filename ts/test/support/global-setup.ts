@@ -2,7 +2,7 @@
  * Before all tests: bundles the library and the Worker with the fake core for Node, which reads no
  * TypeScript, and starts the relay for the tests with the real core, if that is built.
  */
-import { existsSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 import { build } from 'rolldown'
@@ -53,5 +53,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   return async () => {
     await relay?.stop()
     await trap.stop()
+    // Where the tests of Node keep states.
+    rmSync(`${root}.iroh-rooms`, { recursive: true, force: true })
   }
 }

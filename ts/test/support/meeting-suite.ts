@@ -1,12 +1,13 @@
 /**
- * Two endpoints with the real core meet over a relay: what the fake core cannot tell. The same tests
- * run in Node and in Chromium.
+ * Two endpoints meet: with the real core over a relay, in Node and in Chromium, and in the network in
+ * memory, which is to behave like that.
  */
 import { afterEach, describe, expect, inject, it } from 'vitest'
 
 import {
   Broadcast,
   Live,
+  type LiveOptions,
   Room,
   type RoomEvent,
   type RoomOptions,
@@ -17,9 +18,16 @@ import {
 const caught = (error: unknown): unknown => error
 
 export interface Meeting {
-  /** The Worker's script with the real core. */
-  readonly worker: () => URL
+  readonly spawn: (options?: LiveOptions) => Promise<Live>
   readonly relay: () => string
+}
+
+/** Endpoints with the real core. */
+export function realMeeting(worker: () => URL, relay: () => string): Meeting {
+  return {
+    relay,
+    spawn: (options) => Live.spawn({ worker: worker(), relay: relay(), ...options }),
+  }
 }
 
 /** Nobody listens on the discard port. */
@@ -36,11 +44,27 @@ async function until<K extends RoomEvent['type']>(room: Room, type: K): Promise<
   }
 }
 
-export function meetingSuite({ worker, relay }: Meeting): void {
+/** What only the real core has: it is loaded, and looks for a relay. */
+export function startSuite({ spawn }: Meeting): void {
+  it.each(['missing', 'page'])('says that the module is not there: %s', async (path) => {
+    const error = await spawn({ wasm: new URL(path, inject('trap')) }).catch(caught)
+    expect(error).toMatchObject({ code: 'WORKER_START' })
+    expect((error as Error).message).toContain('core_bg.wasm could not be loaded')
+    expect((error as Error).message).toContain('404, or a page of HTML')
+  })
+
+  it('says after 10 s which relay does not answer', { timeout: 20_000 }, async () => {
+    const error = await spawn({ relay: DEAD_RELAY }).catch(caught)
+    expect(error).toMatchObject({ code: 'RELAY_UNREACHABLE' })
+    expect((error as Error).message).toContain(DEAD_RELAY)
+  })
+}
+
+export function meetingSuite(meeting: Meeting): void {
   const open: Live[] = []
 
   async function spawn(): Promise<Live> {
-    const live = await Live.spawn({ worker: worker(), relay: relay() })
+    const live = await meeting.spawn()
     open.push(live)
     return live
   }
@@ -60,22 +84,6 @@ export function meetingSuite({ worker, relay }: Meeting): void {
 
   afterEach(async () => {
     await Promise.all(open.splice(0).map((live) => live.close()))
-  })
-
-  describe('the start', () => {
-    it.each(['missing', 'page'])('says that the module is not there: %s', async (path) => {
-      const wasm = new URL(path, inject('trap'))
-      const error = await Live.spawn({ worker: worker(), relay: relay(), wasm }).catch(caught)
-      expect(error).toMatchObject({ code: 'WORKER_START' })
-      expect((error as Error).message).toContain('core_bg.wasm could not be loaded')
-      expect((error as Error).message).toContain('404, or a page of HTML')
-    })
-
-    it('says after 10 s which relay does not answer', { timeout: 20_000 }, async () => {
-      const error = await Live.spawn({ worker: worker(), relay: DEAD_RELAY }).catch(caught)
-      expect(error).toMatchObject({ code: 'RELAY_UNREACHABLE' })
-      expect((error as Error).message).toContain(DEAD_RELAY)
-    })
   })
 
   it('refuses what is too large, and takes what just fits', async () => {
@@ -211,12 +219,40 @@ export function meetingSuite({ worker, relay }: Meeting): void {
       expect(first).toMatchObject({ from: alice.self.id, value: { x: expect.any(Number) } })
     })
 
+    it('meet in a room for peers of iroh-live, too', async () => {
+      const compat = 'iroh-live'
+      const [one, other] = await Promise.all([spawn(), spawn()])
+      const alice = await Room.open(one, RoomTicket.generate(), { compat, displayName: 'Alice' })
+      const ticket = await alice.ticket()
+      const presence = { mood: 'fine' }
+      const bob = await Room.open(other, ticket, { compat, displayName: 'Bob', presence })
+      const { peer } = await until(alice, 'peer-joined')
+      expect(peer).toMatchObject({ id: other.endpointId, displayName: 'Bob', presence })
+      await until(bob, 'peer-joined')
+      await alice.chat.send('hello')
+      expect((await until(bob, 'chat-message')).text).toBe('hello')
+      const broadcast = new Broadcast()
+      broadcast.track('t').write(new Uint8Array([1]))
+      await alice.publish('camera', broadcast)
+      expect((await until(bob, 'broadcast-subscribed')).name).toBe('camera')
+      // It is in the endpoint's own scope, where there is one such room.
+      expect(await one.moq.publishedBroadcasts()).toEqual(['camera', 'chat'])
+      expect(await Room.open(one, RoomTicket.generate(), { compat }).catch(caught)).toMatchObject({
+        code: 'INVALID_ARGUMENT',
+      })
+      await alice.leave()
+      expect(await until(bob, 'peer-left')).toMatchObject({ reason: 'left' })
+      expect(await one.moq.publishedBroadcasts()).toEqual([])
+      const again = await Room.open(one, await bob.ticket(), { compat })
+      expect((await until(again, 'peer-joined')).peer.displayName).toBe('Bob')
+    })
+
     it('tell how they are connected', async () => {
       const [alice, bob] = await two()
       expect((await alice.stats()).peers).toBe(1)
       expect((await alice.live.stats()).rooms).toBe(1)
       expect((await alice.diagnose()).map(({ peer }) => peer)).toEqual([bob.self.id])
-      expect((await alice.live.addr()).relayUrl).toBe(new URL(relay()).href)
+      expect((await alice.live.addr()).relayUrl).toBe(new URL(meeting.relay()).href)
     })
 
     it("use each other's own scope", async () => {

@@ -1,17 +1,23 @@
-/** `live.moq` between two endpoints with the real core; the same tests in Node and in Chromium. */
+/** `live.moq` between two endpoints; the same tests in Node, in Chromium and in memory. */
 import { afterEach, describe, expect, it } from 'vitest'
 
-import { Broadcast, type Frame, Live, type LiveOptions, type MoqSession } from '../../src/index.js'
+import {
+  Broadcast,
+  type Frame,
+  type Live,
+  type LiveOptions,
+  type MoqSession,
+} from '../../src/index.js'
 import type { Meeting } from './meeting-suite.js'
 
 const caught = (error: unknown): unknown => error
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
-export function moqSuite({ worker, relay }: Meeting): void {
+export function moqSuite(meeting: Meeting): void {
   const open: Live[] = []
 
   async function spawn(options: LiveOptions = {}): Promise<Live> {
-    const live = await Live.spawn({ worker: worker(), relay: relay(), ...options })
+    const live = await meeting.spawn(options)
     open.push(live)
     return live
   }

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { type Server, createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, type Socket, connect, createServer as createTcpServer } from 'node:net'
 import { extname, join, normalize } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -117,6 +117,72 @@ export async function startTrap(): Promise<Started & { readonly url: string }> {
     response.end('<!doctype html><title>No module</title>')
   })
   return listening(server)
+}
+
+/** A way to a relay that can be cut for tabs, and for them alone. */
+export interface Proxy extends Started {
+  readonly url: string
+  /**
+   * `open`; `stalled`: nothing comes through, and nobody is told, as when a machine sleeps; `closed`:
+   * connections are reset, and new ones too.
+   */
+  setTabs(way: 'open' | 'stalled' | 'closed'): void
+}
+
+/** Browsers say where a page is from. */
+const FROM_TAB = /^origin:/im
+
+export async function startProxy(relay: string): Promise<Proxy> {
+  const target = Number(new URL(relay).port)
+  const all = new Set<Socket>()
+  const tabs = new Map<Socket, Socket>()
+  let way: 'open' | 'stalled' | 'closed' = 'open'
+  const apply = (socket: Socket, other: Socket): void => {
+    for (const end of [socket, other]) {
+      if (way === 'closed') end.resetAndDestroy()
+      else if (way === 'stalled') end.pause()
+      else end.resume()
+    }
+  }
+  const server = createTcpServer((socket) => {
+    const other = connect(target, '127.0.0.1')
+    for (const [from, to] of [
+      [socket, other],
+      [other, socket],
+    ] as const) {
+      all.add(from)
+      from.on('error', () => to.destroy())
+      from.on('close', () => {
+        all.delete(from)
+        tabs.delete(socket)
+        to.destroy()
+      })
+      from.on('data', (bytes) => to.write(bytes))
+    }
+    socket.once('data', (bytes) => {
+      if (!FROM_TAB.test(bytes.toString('latin1'))) return
+      tabs.set(socket, other)
+      apply(socket, other)
+    })
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const stop = async (): Promise<void> => {
+    if (!server.listening) return
+    const closed = once(server, 'close')
+    server.close()
+    for (const socket of all) socket.destroy()
+    await closed
+  }
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
+    setTabs(to): void {
+      way = to
+      for (const [socket, other] of tabs) apply(socket, other)
+    },
+    stop,
+    [Symbol.asyncDispose]: stop,
+  }
 }
 
 async function listening(server: Server): Promise<Started & { readonly url: string }> {

@@ -6,6 +6,8 @@ import {
   Broadcast,
   type BroadcastSubscribed,
   type ChatMessage,
+  type Consensus,
+  type DeepReadonly,
   type EndpointId,
   type Frame,
   type GroupReader,
@@ -14,6 +16,7 @@ import {
   type Json,
   Live,
   type MoqSession,
+  type Participant,
   type Peer,
   type PublishState,
   type RemoteBroadcast,
@@ -25,19 +28,130 @@ import {
   RoomTicket,
   RoomsError,
   type RoomsErrorCode,
+  type StateRoom,
   type Status,
   type TrackWriter,
 } from 'iroh-rooms'
 
 import { type Same, holds } from './assert.js'
 
-/** The example of the page. */
-export async function example(): Promise<void> {
+/** The examples of the page. */
+export async function examples(render: (state: DeepReadonly<Game>) => void): Promise<void> {
+  const room = Room.create<Game>('alice', { board: [] })
+  const same = Room.join<Game>('bob', (await room.ready).id)
+  await same.ready
+  same.on('state-update', (_change, state, _meta) => render(state))
+  await same.update({ board: [1] })
+  const named = Room.joinOrCreate<Game>('carol', 'friday-game', { board: [] })
+  holds<Same<typeof named, StateRoom<Game>>>()
+
   const live = await Live.spawn({ relay: 'http://localhost:3340' })
   const meeting = await Room.open(live, RoomTicket.generate(), { displayName: 'Alice' })
   for await (const event of meeting.events()) {
     holds<Same<typeof event, RoomEvent>>()
   }
+}
+
+type Game = { board: number[] }
+
+/** A room with a doorman. */
+export async function stateRoom(live: Live, signal: AbortSignal): Promise<void> {
+  await using room = Room.create<Game>(
+    'alice',
+    'friday-game',
+    { board: [] },
+    {
+      live,
+      displayName: 'Alice',
+      presence: { mood: 'fine' },
+      admit: async ({ participantId, endpointId, proof }, { signal: asked }) => {
+        holds<Same<typeof proof, Uint8Array | undefined>>()
+        return asked.aborted ? 'too late' : participantId !== endpointId
+      },
+      validate: (change, state, { index, author, time, seed }) => {
+        holds<
+          Same<
+            [typeof index, typeof author, typeof time, typeof seed],
+            [number, EndpointId, number, string]
+          >
+        >()
+        return (change.board ?? state.board).length < 10 || 'the board is full'
+      },
+      approval: 'majority',
+      consent: (_change, { author }) => author.length > 0,
+      persist: 'local',
+      restore: true,
+      recovery: 'manual',
+      voters: 3,
+      moderators: ['00'],
+      queue: true,
+      proof: new Uint8Array(8),
+      app: new Uint8Array(32),
+      joinTimeoutMs: 5_000,
+      signal,
+    },
+  )
+  holds<Same<typeof room.state, { readonly board: readonly number[] } | undefined>>()
+  // @ts-expect-error: the state is frozen
+  room.state?.board.push(1)
+  const generic: Room = room
+  void new RoomPublisher(generic, { camera: async () => new Broadcast() })
+
+  room.on('state-update', (change, state, { index, author, skipped }) => {
+    holds<Same<typeof change, Json>>()
+    holds<Same<typeof state, DeepReadonly<Game>>>()
+    holds<
+      Same<
+        [typeof index, typeof author, typeof skipped],
+        [number, EndpointId | undefined, true | undefined]
+      >
+    >()
+  })
+  room.once('doorman-changed', ({ doorman, self }) => {
+    holds<Same<[typeof doorman, typeof self], [EndpointId | undefined, boolean]>>()
+  })
+  room.on('quorum-lost', ({ missing, eligible }) => {
+    holds<Same<[typeof missing, typeof eligible], [readonly EndpointId[], boolean]>>()
+  })
+  room.on('quorum-restored', () => undefined)
+  room.on('recovered', ({ lossless, dropped }) => [lossless, dropped])
+  room.on('superseded', ({ orphaned }) => orphaned.map(({ change }) => change))
+  room.on('fork-detected', () => undefined)
+  room.on('divergence', ({ index }) => index)
+  room.on('integrity-fault', ({ index }) => index)
+  room.on('rotated', ({ id }) => id.length)
+  for await (const event of room.events({ signal })) {
+    if (event.type === 'state-update') holds<Same<typeof event.state, DeepReadonly<Game>>>()
+  }
+
+  const { index } = await room.update({ board: [1] }, { ifIndex: room.consensus.index, signal })
+  holds<Same<typeof index, number>>()
+  await room.update([{ op: 'add', path: '/board/-', value: 1 }], { format: 'json-patch' })
+  // @ts-expect-error: no such member
+  await room.update({ bord: [1] })
+  holds<Same<typeof room.consensus, Consensus>>()
+  holds<Same<typeof room.participants, readonly Participant[]>>()
+  await room.kick('bob', { signal })
+  await room.lock(false)
+  await room.setModerators([...room.moderators, '00'])
+  holds<Same<Awaited<ReturnType<typeof room.rotate>>, string>>()
+  await room.recover({ acceptLoss: true })
+  // @ts-expect-error: loss has to be accepted
+  await room.recover()
+
+  type Move = { readonly place: number }
+  const reduced = Room.joinOrCreate<Game, Move>('bob', 'friday-game', undefined, {
+    live: { relay: 'http://localhost:3340', identity: 'memory' },
+    reducer: (state, { place }) => ({ board: [...state.board, place] }),
+    persist: { path: 'game.room' },
+    restore: await room.saved(),
+  })
+  await reduced.update({ place: 1 })
+  // @ts-expect-error: not what the reducer reads
+  await reduced.update({ board: [] })
+  Room.join('carol', await reduced.ticket(), { relay: 'n0', restore: false })
+  Room.join('dora', new URL('https://example.org/#room=room…'))
+  holds<Same<typeof reduced, StateRoom<Game, Move>>>()
 }
 
 /** Live. */
@@ -80,6 +194,7 @@ export async function room(one: Live, signal: AbortSignal): Promise<void> {
     displayName: 'Alice',
     presence: { mood: ['fine'] },
     autoSubscribe: false,
+    compat: 'iroh-live',
     signal,
   })
   holds<Same<typeof here.self, Peer>>()
@@ -154,7 +269,7 @@ export async function room(one: Live, signal: AbortSignal): Promise<void> {
   const [diagnosis] = await here.diagnose()
   holds<Same<NonNullable<typeof diagnosis>['path'], 'relay' | 'direct' | 'none'>>()
   const { reason } = await here.closed
-  holds<Same<typeof reason, 'left' | 'live-closed' | 'crashed' | 'ended'>>()
+  holds<Same<typeof reason, 'left' | 'live-closed' | 'crashed' | 'kicked' | 'failed' | 'ended'>>()
   await Promise.all([here.leave(), here.close()])
 }
 
@@ -247,6 +362,9 @@ export function errors(error: unknown): void {
   if (RoomsError.is(error, 'TOO_LARGE')) {
     holds<Same<typeof error.code, 'TOO_LARGE'>>()
     holds<Same<typeof error.details.limit, number>>()
+  }
+  if (RoomsError.is(error, 'REFUSED') || RoomsError.is(error, 'UPDATE_REJECTED')) {
+    error.details.reason.trim()
   }
   if (RoomsError.is(error, 'CLOSED')) holds<Same<typeof error.details, undefined>>()
   if (RoomsError.is(error, 'SESSION_CLOSED')) error.details.reason.trim()

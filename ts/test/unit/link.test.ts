@@ -138,21 +138,21 @@ describe('calls that wait', () => {
 })
 
 describe('questions of the core', () => {
-  function asking(limits: Record<'admit' | 'reducer' | 'validate', number>) {
+  function asking(limits: Record<'admit' | 'decide' | 'consider', number>) {
     const posted: AskMessage[] = []
     return { posted, asks: new Asks((message) => posted.push(message), limits) }
   }
-  const limits = { admit: 20, reducer: 20, validate: 20 }
+  const limits = { admit: 20, decide: 20, consider: 20 }
 
   it('are answered in order; nobody answering is an error', async () => {
     const { host, link } = await started()
-    link.answer('reducer', async (items) => items.map((item) => Number(item) * 2))
+    link.answer(7, async (_kind, items) => items.map((item) => Number(item) * 2))
     const answers: AnswerMessage[] = []
     host.onPost = (message) => {
       if (message.t === 'answer') answers.push(message)
     }
-    host.says({ t: 'ask', id: 1, kind: 'reducer', items: [1, 2], limitMs: 100 })
-    host.says({ t: 'ask', id: 2, kind: 'validate', items: [1], limitMs: 100 })
+    host.says({ t: 'ask', id: 1, room: 7, kind: 'decide', items: [1, 2], limitMs: 100 })
+    host.says({ t: 'ask', id: 2, room: 8, kind: 'decide', items: [1], limitMs: 100 })
     await vi.waitFor(() => expect(answers).toHaveLength(2))
     expect(answers.find(({ id }) => id === 1)?.result).toEqual({ ok: true, value: [2, 4] })
     expect(answers.find(({ id }) => id === 2)?.result).toMatchObject({ ok: false })
@@ -162,8 +162,8 @@ describe('questions of the core', () => {
   it('without an answer in time: admit is denied, the others fail', async () => {
     const { asks, posted } = asking(limits)
     const [admitted, reduced] = await Promise.allSettled([
-      asks.ask('admit', ['a', 'b']),
-      asks.ask('reducer', ['a']),
+      asks.ask(1, 'admit', ['a', 'b']),
+      asks.ask(1, 'decide', ['a']),
     ])
     expect(admitted).toEqual({ status: 'fulfilled', value: [false, false] })
     expect(reduced).toMatchObject({ status: 'rejected', reason: { code: 'TIMEOUT' } })
@@ -172,7 +172,7 @@ describe('questions of the core', () => {
 
   it('are not believed with a wrong number of answers', async () => {
     const { asks, posted } = asking(limits)
-    const answer = asks.ask('validate', ['a']).catch(caught)
+    const answer = asks.ask(1, 'consider', ['a']).catch(caught)
     asks.answer({ t: 'answer', id: posted[0]?.id ?? 0, result: { ok: true, value: [] } })
     expect(await answer).toMatchObject({ code: 'PROTOCOL' })
   })

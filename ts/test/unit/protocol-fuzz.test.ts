@@ -13,6 +13,7 @@ import { type HostListeners, Link, type WorkerHost } from '../../src/internal/li
 import { PortStream, StreamState } from '../../src/internal/port-stream.js'
 import { PROTOCOL } from '../../src/wire.js'
 import { Api } from '../../worker/api.js'
+import { Asks } from '../../worker/asks.js'
 import { serve } from '../../worker/boot.js'
 import type { StreamHandle } from '../../worker/core-module.js'
 import type { Method } from '../../worker/protocol.js'
@@ -148,7 +149,7 @@ fuzz(
       },
       async () => fakeModule,
     )
-    const asked = asks.ask('validate', [1]).catch(() => undefined)
+    const asked = asks.ask(1, 'decide', [1]).catch(() => undefined)
     for (const message of messages) {
       receive(message as never)
       await idle()
@@ -167,6 +168,20 @@ fuzz(
 
 const ROOM = 1
 const BROADCAST = 2
+const STATE_ROOM = 3
+const agreed = {
+  participantId: 'alice',
+  autoSubscribe: true,
+  reducer: false,
+  validate: false,
+  admit: false,
+  approval: 'guard',
+  recovery: 'auto',
+  voters: 5,
+  priority: 3,
+  joinTimeoutMs: 100,
+}
+const asks = new Asks(() => undefined)
 const id = 'aa'.repeat(32)
 const read = { priority: 1, maxAgeMs: 0, ordered: true }
 const track = { priority: 1, maxAgeMs: 0 }
@@ -176,6 +191,14 @@ const CALLS: { [M in Method]: readonly unknown[] } = {
   statusChanges: ['port'],
   shutdown: [1],
   openRoom: [ROOM, 'roomticket', { autoSubscribe: true }, 'port', 'port'],
+  openStateRoom: [STATE_ROOM, 'create', 'name', agreed, 'port', 'port', 'port', 'port'],
+  propose: [STATE_ROOM, 'merge', '{"a":1}', undefined],
+  kick: [STATE_ROOM, 'bob'],
+  lock: [STATE_ROOM, true],
+  setModerators: [STATE_ROOM, [id]],
+  rotate: [STATE_ROOM],
+  recover: [STATE_ROOM],
+  saved: [STATE_ROOM],
   leaveRoom: [ROOM],
   roomEvents: [ROOM, 'port'],
   roomTicket: [ROOM],
@@ -236,7 +259,7 @@ fuzz(
   async (calls) => {
     const core = await fakeModule.Core.spawn({ ...options })
     const broken: unknown[] = []
-    const api = new Api(fakeModule, core, (crash) => broken.push(crash))
+    const api = new Api(fakeModule, core, asks, (crash) => broken.push(crash))
     const results: Promise<unknown>[] = []
     const ports: Port[] = []
     calls.forEach(({ method, args }, op) => {
@@ -289,7 +312,7 @@ fuzz(
   [fc.array(fc.tuple(fc.boolean(), up), { maxLength: 20 })],
   async (messages) => {
     const core = await fakeModule.Core.spawn({ ...options })
-    const api = new Api(fakeModule, core, () => expect.unreachable())
+    const api = new Api(fakeModule, core, asks, () => expect.unreachable())
     const stream = new FakeStream()
     core.statusChanges = (): StreamHandle => stream
     const [reading, writing] = [new Port(), new Port()]
@@ -386,7 +409,7 @@ fuzz(
     await settles(starting, 'the start')
     const link = await starting.catch(() => undefined)
     if (!link) return
-    link.answer('admit', async () => [() => undefined])
+    link.answer(1, async () => [() => undefined])
     for (const message of messages) host.listeners?.message(message)
     const calls = [link.call('stats', []), link.call('waitBroadcast', [1, id, 'b'])]
     for (const waiting of calls) waiting.catch(() => undefined)

@@ -313,6 +313,7 @@ impl Node {
     pub(super) fn removed(&mut self, gone: Vec<(u64, Key)>, why: Why) {
         self.out.events.push(Event::Members);
         for (id, key) in gone {
+            self.out.events.push(Event::Removed(key, why));
             self.dismiss(id, &key);
             if id == self.me {
                 self.end(if self.going { Why::Left } else { why }, Vec::new());

@@ -115,6 +115,8 @@ pub enum Event {
     Refused(Key, Hash, &'static str),
     /// Members that came or went.
     Members,
+    /// The member with this key is one no more. Not told of who went while entries were skipped.
+    Removed(Key, Why),
     /// The room's door has another id: who leads stands there from now on, and not at the old one.
     Rotated(Hash),
     /// No quorum: the state can be read, not changed.

@@ -12,6 +12,7 @@
 
 mod broadcasts;
 mod commands;
+mod foreign;
 mod presence;
 mod sessions;
 
@@ -24,14 +25,17 @@ use std::{
 use iroh::{EndpointId, RelayUrl};
 use iroh_gossip::TopicId;
 use iroh_rooms_kv::{self as kv, Kv};
-use iroh_rooms_moq::{Error as MoqError, Frame, RemoteBroadcast, Scope, Session, close};
+use iroh_rooms_moq::{
+    Error as MoqError, Frame, RemoteBroadcast, Scope, Session, SubscribeError, close,
+};
 use n0_future::{
     task::{self, AbortOnDropHandle},
     time::{self, Instant, SystemTime},
 };
 use tokio::sync::{broadcast, mpsc, watch};
 
-use super::{Command, Options, events::View, lock};
+use self::foreign::Foreign;
+use super::{Command, Compat, Guard, Options, events::View, lock};
 use crate::{
     Error, Live, RoomTicket,
     channel::{self, Writer},
@@ -74,6 +78,7 @@ pub(super) async fn spawn(
     live: &Live,
     ticket: RoomTicket,
     options: Options,
+    guard: Option<Guard>,
     view: Arc<Mutex<View>>,
     inbox: mpsc::Receiver<Command>,
 ) -> Result<(), Error> {
@@ -81,6 +86,7 @@ pub(super) async fn spawn(
     let key = RoomKey::new(&ticket.topic_id);
     let mut state = RoomState::new(&key, &me);
     state.display_name = options.display_name;
+    state.participant_id = lock(&view).me.participant_id.clone();
     state.set_presence(options.presence.as_ref())?;
     state.relay_url = live.relay_url().map(|url| url.to_string());
     state.encode()?;
@@ -105,10 +111,12 @@ pub(super) async fn spawn(
         key,
         topic: ticket.topic_id,
         bootstrap,
+        guard,
         kv,
         scope,
         view,
         auto_subscribe: options.auto_subscribe,
+        foreign: options.compat.map(|Compat::IrohLive| Foreign::default()),
         state,
         heartbeats: 0,
         written: started,
@@ -163,7 +171,7 @@ async fn join_topic(
 #[derive(Debug)]
 enum Report {
     Dialled(EndpointId, Result<(), MoqError>),
-    Subscribed(EndpointId, String, RemoteBroadcast),
+    Subscribed(EndpointId, String, Result<RemoteBroadcast, SubscribeError>),
     Chat(EndpointId, Frame),
     Channel(EndpointId, String, bytes::Bytes),
     /// An own broadcast ended: its name, and which of that name.
@@ -196,10 +204,13 @@ struct Actor {
     key: RoomKey,
     topic: TopicId,
     bootstrap: Vec<EndpointId>,
+    guard: Option<Guard>,
     kv: Kv,
     scope: Scope,
     view: Arc<Mutex<View>>,
     auto_subscribe: bool,
+    /// Peers of iroh-live, in a room that meets them.
+    foreign: Option<Foreign>,
     /// What this peer says of itself; `dirty` until written.
     state: RoomState,
     heartbeats: u32,
@@ -247,6 +258,8 @@ impl Actor {
         let mut presence = Some(presence);
         let mut sessions = self.scope.sessions();
         let mut announced = self.scope.announced();
+        let mut incoming = self.scope.incoming_sessions();
+        let mut guard = self.guard.clone();
         let mut tick = time::interval(TICK);
         let farewell = loop {
             let presence_due = self.written + PRESENCE_SPACING;
@@ -291,6 +304,15 @@ impl Actor {
                     Some(announce) => self.announce(announce),
                     None => break None,
                 },
+                Some(session) = incoming.next(), if guard.is_some() => self.incoming(session),
+                () = guarded(&mut guard) => {
+                    self.members_changed();
+                    // What is known of those who are members now was not looked at before.
+                    presence = self.kv.subscribe().await.ok();
+                    if !self.state.is_leaving() {
+                        self.find_neighbors().await;
+                    }
+                }
                 report = reports.recv() => if let Some(report) = report {
                     self.report(report).await;
                 },
@@ -312,6 +334,8 @@ impl Actor {
             }
         };
         self.leave().await;
+        // Whoever asks from now on is told that the room is closed.
+        drop(inbox);
         if let Some(reply) = farewell {
             // The leaver may have stopped waiting.
             let _ = reply.send(Ok(()));
@@ -342,7 +366,14 @@ impl Actor {
     async fn report(&mut self, report: Report) {
         match report {
             Report::Dialled(peer, result) => self.dialled(peer, result),
-            Report::Subscribed(peer, name, broadcast) => {
+            Report::Subscribed(peer, name, Err(error)) => self.emit(Event::Error {
+                code: error.code().into(),
+                message: format!(
+                    "could not subscribe to {name:?} of {}: {error}; it is tried again",
+                    peer.fmt_short()
+                ),
+            }),
+            Report::Subscribed(peer, name, Ok(broadcast)) => {
                 let Some(peer) = self.roster.get(&peer).cloned() else {
                     return;
                 };
@@ -359,8 +390,13 @@ impl Actor {
                 let Some(peer) = self.roster.get(&peer) else {
                     return;
                 };
+                let session = self.sessions.get(&peer.id);
+                let version = session.map(|open| open.session.version());
                 let mut view = lock(&self.view);
-                match view.chat.accept(peer, &frame, wall_micros()) {
+                match view
+                    .chat
+                    .accept(peer, &frame, is_timed(version), wall_micros())
+                {
                     Ok(Some(message)) => view.emit(Event::ChatMessage(message)),
                     Ok(None) => {}
                     Err(()) => {
@@ -419,6 +455,7 @@ impl Actor {
             self.feed(Input::Heard(peer));
         }
         self.feed(Input::Tick);
+        self.meet_foreigners();
         let now = Instant::now();
         let faded: Vec<_> = self
             .fading
@@ -458,13 +495,23 @@ impl Actor {
         // The close frames below say it again to all who have a session.
         let _ = time::timeout(LEAVE_TIMEOUT, goodbye).await;
         let end = async {
-            self.scope.close(close::LEAVING, "leaving").await;
+            if self.foreign.is_some() {
+                self.leave_own_scope();
+            } else {
+                self.scope.close(close::LEAVING, "leaving").await;
+            }
             self.kv.close().await;
         };
         let _ = time::timeout(LEAVE_TIMEOUT, end).await;
         self.live.unregister(&self.topic);
         lock(&self.view).close();
     }
+}
+
+/// Whether a version of MoQ carries the writer's time. What was read just before its session ended
+/// counts as timed, as all is in a room's own scope.
+fn is_timed(version: Option<&str>) -> bool {
+    !matches!(version, Some("moq-lite-03" | "moq-lite-04"))
 }
 
 /// Between three and five quarters of a delay, so that peers do not move in step.
@@ -476,6 +523,19 @@ fn jitter(delay: Duration) -> Duration {
 async fn next_event(presence: &mut Option<kv::Subscription>) -> Option<kv::Event> {
     match presence {
         Some(presence) => presence.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the members of a guarded room to change.
+async fn guarded(guard: &mut Option<Guard>) {
+    match guard {
+        Some(guard) => {
+            if guard.changed().await.is_err() {
+                // The doorman's actor is gone, and the room with it.
+                std::future::pending().await
+            }
+        }
         None => std::future::pending().await,
     }
 }

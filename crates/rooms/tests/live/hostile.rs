@@ -37,15 +37,15 @@ const FRAME_OVERHEAD: usize = 38;
 const FRAME_MAX: usize = 4096;
 
 /// A peer without this library: an endpoint and iroh-gossip.
-struct Stranger {
-    endpoint: Endpoint,
-    gossip: Gossip,
+pub struct Stranger {
+    pub endpoint: Endpoint,
+    pub gossip: Gossip,
     lookup: MemoryLookup,
     _router: Router,
 }
 
 impl Stranger {
-    async fn at(relay: &Relay) -> Self {
+    pub async fn at(relay: &Relay) -> Self {
         Self::with(relay, QuicTransportConfig::builder().build()).await
     }
 
@@ -74,53 +74,53 @@ impl Stranger {
         }
     }
 
-    fn know(&self, live: &Live) {
+    pub fn know(&self, live: &Live) {
         self.lookup.add_endpoint_info(live.addr());
     }
 
-    async fn join(&self, topic: TopicId, victim: &Live) -> (GossipSender, GossipReceiver) {
+    pub async fn join(&self, topic: TopicId, victim: &Live) -> (GossipSender, GossipReceiver) {
         self.know(victim);
         let peers = vec![victim.endpoint_id()];
         let joined = soon(self.gossip.subscribe_and_join(topic, peers)).await;
         joined.expect("it joins").split()
     }
 
-    async fn connect(&self, victim: &Live, alpn: &[u8]) -> Connection {
+    pub async fn connect(&self, victim: &Live, alpn: &[u8]) -> Connection {
         soon(self.endpoint.connect(victim.addr(), alpn))
             .await
             .expect("it connects")
     }
 }
 
-fn wall() -> u64 {
+pub fn wall() -> u64 {
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
     now.as_nanos() as u64
 }
 
-fn secret(number: u32) -> SecretKey {
+pub fn secret(number: u32) -> SecretKey {
     let mut seed = [77; 32];
     seed[..4].copy_from_slice(&number.to_be_bytes());
     SecretKey::from_bytes(&seed)
 }
 
 /// What a member says of itself.
-fn member(topic: &TopicId, id: EndpointId) -> RoomState {
+pub fn member(topic: &TopicId, id: EndpointId) -> RoomState {
     RoomState::new(&RoomKey::new(topic), &id)
 }
 
-fn signed(secret: &SecretKey, state: &RoomState) -> GossipMessage {
+pub fn signed(secret: &SecretKey, state: &RoomState) -> GossipMessage {
     let value = state.encode().expect("within the limit of values");
     GossipMessage::sign(secret, ROOM_STATE_KEY.into(), wall(), value.into())
 }
 
-async fn say(sender: &GossipSender, bytes: impl Into<bytes::Bytes>) {
+pub async fn say(sender: &GossipSender, bytes: impl Into<bytes::Bytes>) {
     soon(sender.broadcast(bytes.into()))
         .await
         .expect("gossip takes it");
 }
 
 /// Both hear what the other says.
-async fn they_talk(rooms: [&mut Room; 2], text: &str) {
+pub async fn they_talk(rooms: [&mut Room; 2], text: &str) {
     let [a, b] = rooms;
     a.send_chat(text).await.expect("open");
     until(b, |event| said(event).filter(|(_, said)| said == text)).await;
@@ -140,7 +140,7 @@ async fn gossip_flows(from: &Room, to: &mut Room, what: &str) {
     .await;
 }
 
-async fn holds(what: &str, mut check: impl AsyncFnMut() -> bool) {
+pub async fn holds(what: &str, mut check: impl AsyncFnMut() -> bool) {
     let met = tokio::time::timeout(3 * PATIENCE, async {
         while !check().await {
             sleep(Duration::from_millis(50)).await;

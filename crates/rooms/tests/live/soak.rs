@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use iroh_rooms::{Live, RoomTicket};
 use tokio::{runtime::Handle, time::sleep};
 
-use crate::net::{Relay, enter, joined, said, until};
+use crate::{
+    net::{Relay, enter, joined, said, until},
+    state::{create, join, they_agree},
+};
 
 /// Connections of gossip are closed when they were silent for half a minute.
 const SETTLE: Duration = Duration::from_secs(150);
@@ -82,6 +85,41 @@ async fn rooms_leave_nothing_behind() {
     }
     host.close().await;
     guest.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_with_a_doorman_leave_nothing_behind() {
+    let rounds = if std::env::var_os("SOAK").is_some() {
+        100
+    } else {
+        8
+    };
+    let relay = Relay::on_free_port().await;
+    let (host, guest) = (relay.live().await, relay.live().await);
+    let visit = async || {
+        let theirs = create(&host, "host").await;
+        let ours = join(&guest, &theirs, "guest").await;
+        they_agree(&[&theirs, &ours], "something").await;
+        ours.leave().await;
+        theirs.leave().await;
+    };
+    for _ in 0..2 {
+        visit().await;
+    }
+    let before = settled(usize::MAX).await;
+    for _ in 0..rounds {
+        visit().await;
+    }
+    let after = settled(before).await;
+    assert!(
+        after <= before,
+        "{after} tasks are left, there were {before}"
+    );
+    for live in [host, guest] {
+        let stats = live.stats();
+        assert_eq!((stats.rooms, stats.sessions), (0, 0), "{stats:?}");
+        live.close().await;
+    }
 }
 
 /// The number of tasks when it is down to what is wanted, or has not become less for a while.

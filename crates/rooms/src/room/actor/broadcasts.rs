@@ -20,6 +20,11 @@ use crate::{
 
 /// A broadcast that vanished with its session may come back for this long.
 const FADE: Duration = Duration::from_secs(12);
+/// Messages of a chat that were overtaken and are asked for by their numbers, at most in a row: those
+/// before them are not.
+const MAX_FETCHED: u64 = 1000;
+/// How long one of them is waited for.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Actor {
     pub(super) fn announce(&mut self, announce: Announce) {
@@ -50,7 +55,10 @@ impl Actor {
     }
 
     pub(super) fn appeared(&mut self, peer: EndpointId, name: &str) {
-        if !is_internal(name) {
+        if !self.belongs(peer, name) {
+            return;
+        }
+        if !is_internal(name) && self.foreign.is_none() {
             self.feed(Input::Live(peer, name));
         }
         self.begin_reading(peer, name);
@@ -138,18 +146,47 @@ struct Source {
 
 impl Source {
     async fn subscribe(self) {
-        if let Ok(broadcast) = self.scope.subscribe(self.peer, &self.name).await {
-            let report = Report::Subscribed(self.peer, self.name, broadcast);
-            // A closed room needs no report.
-            let _ = self.reports.send(report).await;
+        let mut delay = REDIAL_MIN;
+        loop {
+            let result = self.scope.subscribe(self.peer, &self.name).await;
+            let again = result.is_err();
+            let report = Report::Subscribed(self.peer, self.name.clone(), result);
+            if self.reports.send(report).await.is_err() || !again {
+                return;
+            }
+            pause(&mut delay).await;
         }
     }
 
     async fn read_chat(self) {
-        self.frames(chat::track_options(), |frame| {
-            Some(Report::Chat(self.peer, frame))
-        })
-        .await;
+        let mut delay = REDIAL_MIN;
+        loop {
+            if let Some(mut reader) = self.open(chat::track_options()).await {
+                // One past the last message.
+                let mut next = None;
+                while let Ok(Some(frame)) = reader.next_frame().await {
+                    delay = REDIAL_MIN;
+                    let reach = frame.group.saturating_sub(MAX_FETCHED);
+                    // Of many messages at once some are overtaken by so many others that the reader
+                    // gives them up. Where one cannot be had by its number, the rest is not asked for.
+                    for missing in next.unwrap_or(frame.group).max(reach)..frame.group {
+                        let Some(frame) = fetch(&reader, missing).await else {
+                            break;
+                        };
+                        let report = Report::Chat(self.peer, frame);
+                        if self.reports.send(report).await.is_err() {
+                            return;
+                        }
+                    }
+                    next = Some(frame.group.saturating_add(1));
+                    let report = Report::Chat(self.peer, frame);
+                    if self.reports.send(report).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            pause(&mut delay).await;
+        }
     }
 
     /// Reads the chat that a broadcast of an application carries, if its catalog says so.
@@ -219,7 +256,96 @@ impl Source {
     }
 }
 
+/// The first frame of a group, by its number.
+async fn fetch(reader: &TrackReader, group: u64) -> Option<Frame> {
+    let fetching = async {
+        let mut group = reader.fetch(group).await.ok()?;
+        group.next_frame().await.ok()?
+    };
+    time::timeout(FETCH_TIMEOUT, fetching).await.ok()?
+}
+
 async fn pause(delay: &mut Duration) {
     time::sleep(jitter(*delay)).await;
     *delay = (*delay * 2).min(REDIAL_MAX);
+}
+
+#[cfg(test)]
+mod tests {
+    use iroh_relay::server::{RelayConfig, Server, ServerConfig};
+    use iroh_rooms_moq::{Broadcast, SubscribeError, close};
+
+    use super::*;
+    use crate::{Live, Relays};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_failed_subscription_says_why_and_is_tried_again() {
+        let mut config = ServerConfig::default();
+        config.relay = Some(RelayConfig::new(([127, 0, 0, 1], 0)));
+        let relay = Server::spawn(config).await.unwrap();
+        let url = format!("http://{}", relay.http_addr().unwrap());
+        let live = || {
+            let relays = Relays::Custom(vec![url.parse().unwrap()]);
+            Live::builder().relays(relays).spawn()
+        };
+        let (there, here) = (live().await.unwrap(), live().await.unwrap());
+        let theirs = there.moq().open_scope([1; 32]).unwrap();
+        let scope = here.moq().open_scope([1; 32]).unwrap();
+        let (reports, mut reported) = mpsc::channel(8);
+        let source = Source {
+            scope: scope.clone(),
+            peer: there.endpoint_id(),
+            name: "camera".into(),
+            track: String::new(),
+            reports,
+        };
+        scope.connect(there.addr()).await.unwrap();
+        let subscribing = AbortOnDropHandle::new(task::spawn(source.subscribe()));
+        let mut next = async || {
+            let next = time::timeout(Duration::from_secs(60), reported.recv());
+            match next.await.unwrap().unwrap() {
+                Report::Subscribed(peer, name, result) => {
+                    assert_eq!((peer, &name[..]), (there.endpoint_id(), "camera"));
+                    result
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        for _ in 0..3 {
+            // It waits for what is not announced, and loses its session meanwhile.
+            time::sleep(Duration::from_millis(100)).await;
+            scope.disconnect(there.endpoint_id(), close::NORMAL, "cut");
+            let failed = next().await.unwrap_err();
+            assert!(matches!(failed, SubscribeError::SessionClosed(_)));
+            assert!(failed.to_string().contains("cut"), "{failed}");
+            scope.connect(there.addr()).await.unwrap();
+            // Longer than the next attempt waits.
+            time::sleep(REDIAL_MIN * 8).await;
+        }
+        theirs.publish("camera", &Broadcast::new()).unwrap();
+        assert_eq!(next().await.unwrap().name(), "camera");
+        subscribing.await.unwrap();
+        here.close().await;
+        there.close().await;
+        relay.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_become_rare_up_to_a_limit_and_do_not_move_in_step() {
+        let mut delay = REDIAL_MIN;
+        let mut expected = REDIAL_MIN;
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            let began = Instant::now();
+            pause(&mut delay).await;
+            let waited = began.elapsed();
+            assert!(waited >= expected.mul_f64(0.75), "{waited:?}");
+            assert!(waited <= expected.mul_f64(1.25) + Duration::from_millis(2));
+            waits.push(waited);
+            expected = (expected * 2).min(REDIAL_MAX);
+        }
+        waits.sort();
+        waits.dedup();
+        assert!(waits.len() > 20, "they are random");
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use iroh::EndpointId;
+use iroh_gossip::TopicId;
 use iroh_rooms_moq::{Broadcast, PathKind, Session};
 use n0_future::task::{self, AbortOnDropHandle};
 use tokio::sync::broadcast;
@@ -224,6 +225,12 @@ impl Actor {
         for peer in near.into_iter().chain(far) {
             ticket.add_peer(peer.id, self.relays.get(&peer.id));
         }
+        if let Some(guard) = &self.guard {
+            // The topic comes with the admission only.
+            let room_id = guard.borrow().room_id;
+            ticket.topic_id = TopicId::from_bytes(room_id);
+            ticket.room_id = Some(room_id);
+        }
         ticket
     }
 
@@ -231,7 +238,11 @@ impl Actor {
         let kv = self.kv.stats().await?;
         Ok(Stats {
             peers: self.roster.len(),
-            sessions: self.sessions.len(),
+            sessions: self
+                .sessions
+                .keys()
+                .filter(|peer| self.foreign.is_none() || self.roster.get(peer).is_some())
+                .count(),
             neighbors: self.neighbors.len(),
             refused: self.refused + self.roster.refused() + kv.refused.total(),
         })

@@ -87,16 +87,24 @@ impl Actor {
                 value,
                 timestamp,
             } if key == ROOM_STATE_KEY => {
+                if !self.admits(&scope) {
+                    return;
+                }
                 // Reading the values anew also brings those of peers that are gone.
                 if !self.is_news(scope, timestamp) {
                     return;
                 }
-                let Some(state) = RoomState::decode(&value, &self.key, &scope) else {
+                self.is_no_foreigner(scope);
+                let Some(mut state) = RoomState::decode(&value, &self.key, &scope) else {
                     self.refused += 1;
                     return;
                 };
                 if scope == self.me {
                     return;
+                }
+                // What it says of itself counts where nobody else knows.
+                if let Some(guard) = &self.guard {
+                    state.participant_id = guard.borrow().participants.get(&scope).cloned();
                 }
                 let wall_ms = wall_micros() / 1000;
                 self.feed(Input::Presence {
@@ -108,6 +116,12 @@ impl Actor {
                     self.learn_relay(scope, state.relay());
                 }
             }
+            kv::Event::Value {
+                scope,
+                key,
+                value,
+                timestamp,
+            } if key == PEER_STATE_KEY => self.foreign_value(scope, &value, timestamp),
             kv::Event::NeighborUp(peer) => {
                 self.live.marks().set("neighbor");
                 self.neighbors.insert(peer);
@@ -121,7 +135,38 @@ impl Actor {
         }
     }
 
-    fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
+    /// Whether a peer may be here.
+    pub(super) fn admits(&self, peer: &EndpointId) -> bool {
+        let guard = self.guard.as_ref();
+        guard.is_none_or(|it| it.borrow().participants.contains_key(peer))
+    }
+
+    /// Shows out who is a member no more.
+    pub(super) fn members_changed(&mut self) {
+        let Some(members) = self.guard.as_ref().map(|it| it.borrow().clone()) else {
+            return;
+        };
+        let here = self.roster.iter().map(|peer| peer.id);
+        let here: BTreeSet<EndpointId> = here.chain(self.sessions.keys().copied()).collect();
+        for peer in here {
+            if members.participants.contains_key(&peer) {
+                continue;
+            }
+            let reason = members.gone.get(&peer).copied().unwrap_or(LeftReason::Left);
+            let (code, why) = match reason {
+                LeftReason::Kicked => (close::KICKED, "kicked"),
+                _ => (close::NORMAL, "no member"),
+            };
+            self.scope.disconnect(peer, code, why);
+            self.feed(Input::Gone(peer, reason));
+            self.last_values.remove(&peer);
+        }
+        // Whom to ask when there are no neighbours.
+        let others = members.participants.into_keys();
+        self.bootstrap = others.filter(|peer| *peer != self.me).collect();
+    }
+
+    pub(super) fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
         let known: BTreeSet<&RelayUrl> = self.relays.values().collect();
         let relay = relay.filter(|relay| known.contains(relay) || known.len() < MAX_RELAYS);
         self.live.learn(peer, relay.clone());
@@ -168,7 +213,11 @@ impl Actor {
                     self.emit(Event::PeerJoined { peer });
                     self.joined(id);
                 }
-                Output::Updated(peer, changed) => self.emit(Event::PeerUpdated { peer, changed }),
+                Output::Updated(peer, changed) => {
+                    let id = peer.id;
+                    self.emit(Event::PeerUpdated { peer, changed });
+                    self.compare_broadcasts(id);
+                }
                 Output::Announced(peer, names) => {
                     self.emit(Event::BroadcastAnnounced { peer, names });
                 }
@@ -265,7 +314,15 @@ impl Actor {
     /// Peers have sessions with this one, and yet none becomes its neighbour: they may take it
     /// for the one that it was before it came back, and do not answer.
     pub(super) fn check_loneliness(&mut self) {
-        if !self.neighbors.is_empty() || self.sessions.is_empty() {
+        // In the endpoint's own scope there are sessions with peers that are in no room.
+        let has_session = if self.foreign.is_some() {
+            self.sessions
+                .keys()
+                .any(|peer| self.roster.get(peer).is_some() || self.bootstrap.contains(peer))
+        } else {
+            !self.sessions.is_empty()
+        };
+        if !self.neighbors.is_empty() || !has_session {
             self.lonely_since = None;
             return;
         }

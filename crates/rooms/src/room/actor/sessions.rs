@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use iroh::{EndpointAddr, EndpointId};
-use iroh_rooms_moq::{Cause, Error as MoqError, SessionError, SessionEvent, close};
+use iroh_rooms_moq::{
+    Cause, Error as MoqError, IncomingSession, SessionError, SessionEvent, close,
+};
 use n0_future::{
     task::{self, AbortOnDropHandle},
     time::Instant,
@@ -62,6 +64,18 @@ impl Actor {
                     .collect();
             }
         }
+    }
+
+    /// Someone who knows the room's topic opens a session. In a guarded room that is not enough.
+    pub(super) fn incoming(&self, incoming: IncomingSession) {
+        if !self.admits(&incoming.remote_id()) {
+            incoming.reject();
+            return;
+        }
+        task::spawn(async move {
+            // What it is worth is told by the scope.
+            let _ = incoming.accept().await;
+        });
     }
 
     pub(super) fn session_closed(&mut self, peer: EndpointId, error: &SessionError) {
