@@ -8,9 +8,10 @@ use crate::{Error, RoomTicket, ticket::parse_topic};
 pub const MAX_NAME_CHARS: usize = 128;
 /// From so many base32 characters on, what begins like a ticket is one.
 const TICKET_CHARS: usize = 40;
-/// Characters of a room id in z-base-32.
-const ID_CHARS: usize = 52;
-const Z_BASE_32: &str = "ybndrfg8ejkmcpqxot1uwisza345h769";
+/// Characters of a room id in z-base-32,
+const Z32_CHARS: usize = 52;
+/// and in hex.
+const HEX_CHARS: usize = 64;
 
 /// Whom to ask for, and what is known of it before it is asked.
 #[derive(Clone)]
@@ -70,14 +71,13 @@ impl Address {
         if text.contains("#room=") || looks_like_ticket {
             return Self::of_ticket(&text.parse()?);
         }
-        let hex = text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit());
-        let z32 = text.len() == ID_CHARS && text.chars().all(|c| Z_BASE_32.contains(c));
-        if !hex && !z32 {
-            return Self::of_name(text);
-        }
-        let id = match hex {
-            true => parse_topic(text).and_then(|it| EndpointId::from_bytes(it.as_bytes()).ok()),
-            false => EndpointId::from_z32(text).ok(),
+        let one_word = text.chars().all(|c| c.is_ascii_alphanumeric());
+        let id = match text.len() {
+            HEX_CHARS if one_word => {
+                parse_topic(text).and_then(|it| EndpointId::from_bytes(it.as_bytes()).ok())
+            }
+            Z32_CHARS if one_word => EndpointId::from_z32(text).ok(),
+            _ => return Self::of_name(text),
         };
         id.map(Self::of_id)
             .ok_or_else(|| Error::InvalidArgument(format!("{text:?} is not a room id")))
@@ -143,7 +143,9 @@ mod tests {
             (format!("room{}", "a".repeat(60)), "INVALID_TICKET"),
             ("https://example.org/#room=x".into(), "INVALID_TICKET"),
             ("y".repeat(51) + "9", "INVALID_ARGUMENT"),
+            ("y".repeat(51) + "l", "INVALID_ARGUMENT"),
             ("02".to_owned() + &"0".repeat(62), "INVALID_ARGUMENT"),
+            ("0".repeat(63) + "o", "INVALID_ARGUMENT"),
             (String::new(), "INVALID_ARGUMENT"),
             ("x".repeat(129), "INVALID_ARGUMENT"),
         ] {
