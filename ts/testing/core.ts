@@ -114,6 +114,15 @@ export class TestCore implements CoreHandle {
 
   async openRoom(text: string, options: RoomOptions): Promise<RoomHandle> {
     const ticket = RoomTicket.parse(text)
+    if (options.compat !== undefined) {
+      fail(
+        'UNSUPPORTED_RUNTIME',
+        'a TestNetwork has no peers of other libraries: leave out `compat`',
+        {
+          feature: 'compat',
+        },
+      )
+    }
     if (this.rooms.has(ticket.topicId)) {
       fail('INVALID_ARGUMENT', 'this room is open here already: leave it first')
     }

@@ -44,7 +44,7 @@ async function until<K extends RoomEvent['type']>(room: Room, type: K): Promise<
   }
 }
 
-/** What only the real core has: it is loaded, and looks for a relay. */
+/** What only the real core has: it is loaded, looks for a relay, and can meet peers of iroh-live. */
 export function startSuite({ spawn }: Meeting): void {
   it.each(['missing', 'page'])('says that the module is not there: %s', async (path) => {
     const error = await spawn({ wasm: new URL(path, inject('trap')) }).catch(caught)
@@ -57,6 +57,35 @@ export function startSuite({ spawn }: Meeting): void {
     const error = await spawn({ relay: DEAD_RELAY }).catch(caught)
     expect(error).toMatchObject({ code: 'RELAY_UNREACHABLE' })
     expect((error as Error).message).toContain(DEAD_RELAY)
+  })
+
+  it('meet in a room for peers of iroh-live, too', async () => {
+    const compat = 'iroh-live'
+    await using one = await spawn()
+    await using other = await spawn()
+    const alice = await Room.open(one, RoomTicket.generate(), { compat, displayName: 'Alice' })
+    const ticket = await alice.ticket()
+    const presence = { mood: 'fine' }
+    const bob = await Room.open(other, ticket, { compat, displayName: 'Bob', presence })
+    const { peer } = await until(alice, 'peer-joined')
+    expect(peer).toMatchObject({ id: other.endpointId, displayName: 'Bob', presence })
+    await until(bob, 'peer-joined')
+    await alice.chat.send('hello')
+    expect((await until(bob, 'chat-message')).text).toBe('hello')
+    const broadcast = new Broadcast()
+    broadcast.track('t').write(new Uint8Array([1]))
+    await alice.publish('camera', broadcast)
+    expect((await until(bob, 'broadcast-subscribed')).name).toBe('camera')
+    // It is in the endpoint's own scope, where there is one such room.
+    expect(await one.moq.publishedBroadcasts()).toEqual(['camera', 'chat'])
+    expect(await Room.open(one, RoomTicket.generate(), { compat }).catch(caught)).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    })
+    await alice.leave()
+    expect(await until(bob, 'peer-left')).toMatchObject({ reason: 'left' })
+    expect(await one.moq.publishedBroadcasts()).toEqual([])
+    const again = await Room.open(one, await bob.ticket(), { compat })
+    expect((await until(again, 'peer-joined')).peer.displayName).toBe('Bob')
   })
 }
 
@@ -217,34 +246,6 @@ export function meetingSuite(meeting: Meeting): void {
       stop.abort()
       await sending
       expect(first).toMatchObject({ from: alice.self.id, value: { x: expect.any(Number) } })
-    })
-
-    it('meet in a room for peers of iroh-live, too', async () => {
-      const compat = 'iroh-live'
-      const [one, other] = await Promise.all([spawn(), spawn()])
-      const alice = await Room.open(one, RoomTicket.generate(), { compat, displayName: 'Alice' })
-      const ticket = await alice.ticket()
-      const presence = { mood: 'fine' }
-      const bob = await Room.open(other, ticket, { compat, displayName: 'Bob', presence })
-      const { peer } = await until(alice, 'peer-joined')
-      expect(peer).toMatchObject({ id: other.endpointId, displayName: 'Bob', presence })
-      await until(bob, 'peer-joined')
-      await alice.chat.send('hello')
-      expect((await until(bob, 'chat-message')).text).toBe('hello')
-      const broadcast = new Broadcast()
-      broadcast.track('t').write(new Uint8Array([1]))
-      await alice.publish('camera', broadcast)
-      expect((await until(bob, 'broadcast-subscribed')).name).toBe('camera')
-      // It is in the endpoint's own scope, where there is one such room.
-      expect(await one.moq.publishedBroadcasts()).toEqual(['camera', 'chat'])
-      expect(await Room.open(one, RoomTicket.generate(), { compat }).catch(caught)).toMatchObject({
-        code: 'INVALID_ARGUMENT',
-      })
-      await alice.leave()
-      expect(await until(bob, 'peer-left')).toMatchObject({ reason: 'left' })
-      expect(await one.moq.publishedBroadcasts()).toEqual([])
-      const again = await Room.open(one, await bob.ticket(), { compat })
-      expect((await until(again, 'peer-joined')).peer.displayName).toBe('Bob')
     })
 
     it('tell how they are connected', async () => {

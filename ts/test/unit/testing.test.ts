@@ -318,6 +318,15 @@ describe('a network in memory', () => {
       code: 'UNSUPPORTED_RUNTIME',
       details: { feature: 'setChatPublisher' },
     })
+    const compat = { compat: 'iroh-live' } as const
+    expect(await Room.open(live, RoomTicket.generate(), compat).catch(caught)).toMatchObject({
+      code: 'UNSUPPORTED_RUNTIME',
+      details: { feature: 'compat' },
+    })
+    expect(await Room.create('alice', {}, { live }).ready.catch(caught)).toMatchObject({
+      code: 'UNSUPPORTED_RUNTIME',
+      details: { feature: 'rooms with a doorman' },
+    })
     expect(await live.moq.connect('ab'.repeat(32)).catch(caught)).toMatchObject({
       code: 'CONNECT_FAILED',
     })
