@@ -135,6 +135,8 @@ pub struct Node {
     base: Option<Base>,
     /// The body of the one successor that was signed.
     fenced: Option<Hash>,
+    /// Since when, and when last, a leader of the old epoch was heard since then.
+    left_behind: Option<(u64, u64)>,
 
     out: Outputs,
     refused: BTreeMap<&'static str, u64>,
@@ -204,6 +206,7 @@ impl Node {
             offer: None,
             base: None,
             fenced: None,
+            left_behind: None,
             out: Outputs::default(),
             refused: BTreeMap::new(),
             config,

@@ -205,6 +205,7 @@ impl Node {
         self.offer = None;
         self.base = None;
         self.fenced = None;
+        self.left_behind = None;
         self.reports.clear();
         self.guests.clear();
         self.last_leader = 0;

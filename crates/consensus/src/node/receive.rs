@@ -192,6 +192,7 @@ impl Node {
 
     fn hear_raft(&mut self, from: u64, mut message: Message) {
         if self.is_fenced() {
+            self.hear_of_the_old_epoch(from, &message);
             return self.refuse("fenced");
         }
         if let Err(why) = sanitize::check(&self.raft, from, &message) {

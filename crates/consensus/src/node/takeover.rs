@@ -17,6 +17,9 @@ use crate::recovery::{best, is_lossless, relevant};
 pub const TAKEOVER_MS: u64 = 10_000;
 /// Of two halves the one without the last leader waits so many times as long.
 const SECOND_HALF: u64 = 3;
+/// Who has signed a successor, and hears for so long of a leader in the epoch that it left, comes back
+/// as a new member: without a quorum no leader lasts so long, so the others go on there.
+const LEFT_BEHIND_MS: u64 = 15_000;
 /// Reports older than this do not count.
 const REPORT_MS: u64 = 3_000;
 
@@ -26,7 +29,10 @@ impl Node {
             return;
         }
         if self.fenced.is_some() {
-            return self.offer_again();
+            return match self.is_left_behind() {
+                true => self.end(Why::Lost, Vec::new()),
+                false => self.offer_again(),
+            };
         }
         let since = self.quorum_at.max(self.awake_since);
         let mut without = self.now.saturating_sub(since);
@@ -256,6 +262,22 @@ impl Node {
             self.raft.step_down();
         }
         self.joins.clear();
+    }
+
+    /// Who has signed does nothing in the old epoch any more, but sees that others do.
+    pub(super) fn hear_of_the_old_epoch(&mut self, from: u64, message: &Message) {
+        let leads = matches!(message.kind, Kind::Append { .. } | Kind::Heartbeat { .. });
+        if leads && message.term >= self.raft.term() && self.raft.conf().is_voter(from) {
+            let since = self
+                .left_behind
+                .filter(|(_, last)| self.now < last + QUORUM_LOST_MS);
+            self.left_behind = Some((since.map_or(self.now, |(since, _)| since), self.now));
+        }
+    }
+
+    fn is_left_behind(&self) -> bool {
+        self.left_behind
+            .is_some_and(|(since, last)| last >= since + LEFT_BEHIND_MS)
     }
 
     /// Begins when all have signed, and until then asks those again who have not.
