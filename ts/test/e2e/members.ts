@@ -44,6 +44,8 @@ export interface PeerOptions {
   readonly relay: string | readonly string[]
   readonly ticket?: string
   readonly name: string
+  /** Who it is, in Node; a new key by default. */
+  readonly identity?: Uint8Array
 }
 
 interface PlainPeer {
@@ -65,15 +67,22 @@ export interface NodeMember extends Member {
   close(): Promise<void>
 }
 
-export async function startInNode(relay: PeerOptions['relay'], name: string): Promise<NodeMember> {
-  // As shipped: what was bundled, not the sources.
-  const library = (await import(`${ROOT}/dist/node.js`)) as Rooms
+/** As shipped: what was bundled, not the sources. */
+const shipped = async (): Promise<Rooms> => (await import(`${ROOT}/dist/node.js`)) as Rooms
+
+/** The ticket of a room that nobody is in. */
+export const newTicket = async (): Promise<string> =>
+  String((await shipped()).RoomTicket.generate())
+
+/** @param options - without a ticket, in a room of its own */
+export async function startInNode(options: PeerOptions): Promise<NodeMember> {
+  const library = await shipped()
   const { startPeer } = (await import(`${ROOT}/ts/test/e2e/peer.js`)) as {
     startPeer: (library: Rooms, options: object) => Promise<PlainPeer>
   }
-  const peer = await startPeer(library, { relay, ticket: library.RoomTicket.generate(), name })
+  const peer = await startPeer(library, { ticket: library.RoomTicket.generate(), ...options })
   return {
-    name,
+    name: options.name,
     id: peer.id,
     log: async () => peer.log(),
     say: peer.say,
@@ -106,7 +115,12 @@ export async function startInTab(
   return { page, member }
 }
 
-export async function inTerminal(program: Program, name: string): Promise<Member> {
+export interface TerminalMember extends Member {
+  /** To be let in with, as it was when it came. */
+  readonly ticket: string
+}
+
+export async function inTerminal(program: Program, name: string): Promise<TerminalMember> {
   const ready = await program.line(({ type }) => type === 'ready')
   const log: Line[] = []
   const id = (value: unknown): string | undefined =>
@@ -119,6 +133,7 @@ export async function inTerminal(program: Program, name: string): Promise<Member
   return {
     name,
     id: String(ready['endpointId']),
+    ticket: String(ready['ticket']),
     log: async () => log,
     say: async (text) => program.say(text),
   }

@@ -5,8 +5,8 @@
 export const TEXT = { name: 'notes', track: 'text' }
 const CLOCK = { name: 'clock', track: 'clock' }
 
-export async function startPeer(rooms, { relay, ticket, name }) {
-  const live = await rooms.Live.spawn({ relay })
+export async function startPeer(rooms, { relay, ticket, name, identity }) {
+  const live = await rooms.Live.spawn({ relay, identity })
   const room = await rooms.Room.open(live, ticket, { displayName: name })
   const log = []
   const follow = async () => {

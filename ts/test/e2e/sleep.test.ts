@@ -135,7 +135,7 @@ describe.concurrent('a tab', () => {
     relayOfNode: string,
     relay: string | readonly string[],
   ): Promise<{ node: Member; tab: TabMember; page: Page }> {
-    const node = await startInNode(relayOfNode, 'node')
+    const node = await startInNode({ relay: relayOfNode, name: 'node' })
     stops.push(() => node.close())
     const options = { relay, ticket: await node.ticket(), name: 'tab' }
     const { page, member: tab } = await startInTab(browser, site.url, options)

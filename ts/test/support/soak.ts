@@ -5,6 +5,7 @@
 import { expect } from 'vitest'
 
 import { Broadcast, type Live, Room, RoomTicket, RoomsError } from '../../src/index.js'
+import { random } from './random.js'
 
 /** How long and how much. */
 export interface SoakOptions {
@@ -22,17 +23,6 @@ export interface SoakOptions {
 
 /** What memory may grow by once everything has been used: WebAssembly's is never given back. */
 const GROWTH_BYTES = 4 << 20
-
-/** Numbers from 0 to 1 by a seed: mulberry32. */
-function random(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
 
 /** What a `Live` holds, on both sides of the boundary. */
 async function held(live: Live): Promise<object> {
