@@ -22,6 +22,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join, relative } from 'node:path'
+import { parseArgs } from 'node:util'
 import {
   CORE_DIR,
   PLAIN_DIR,
@@ -264,17 +265,22 @@ async function native(profile, tests, note) {
   return compiled
 }
 
-await main(import.meta, async (args) => {
-  const steps = []
-  let profile
-  while (args.length > 0) {
-    const [flag, value] = args.splice(0, 2)
-    if (flag === '--step' && STEPS.includes(value)) steps.push(value)
-    else if (flag === '--profile' && value in MODULES) profile = value
-    else
-      throw new Stop(
-        `usage: node tools/build.mjs [--profile ${Object.keys(MODULES).join('|')}] [--step ${STEPS.join('|')}]...`,
-      )
+function choices(args) {
+  try {
+    const options = { profile: { type: 'string' }, step: { type: 'string', multiple: true } }
+    const { profile, step: steps = [] } = parseArgs({ args, options }).values
+    if ((profile ?? 'release') in MODULES && steps.every((step) => STEPS.includes(step))) {
+      return { profile, steps }
+    }
+  } catch {
+    // As said below.
   }
+  throw new Stop(
+    `usage: node tools/build.mjs [--profile ${Object.keys(MODULES).join('|')}] [--step ${STEPS.join('|')}]...`,
+  )
+}
+
+await main(import.meta, async (args) => {
+  const { profile, steps } = choices(args)
   await build({ profile, steps: steps.length > 0 ? steps : STEPS })
 })

@@ -21,6 +21,11 @@ use crate::{
     types::to_js,
 };
 
+/// Names are compared in their composed form; JavaScript has the tables for it.
+pub fn composed(room: &str) -> String {
+    JsString::from(room).normalize("NFC").into()
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StateRoomOptions {
@@ -105,8 +110,7 @@ impl StateRoom {
             "join-or-create" => How::JoinOrCreate,
             _ => return Err(Failure::argument(format!("{how:?} is no way in"))),
         };
-        // Names are compared in their composed form; JavaScript has the tables for it.
-        let room = room.map(|it| String::from(JsString::from(it).normalize("NFC")));
+        let room = room.map(composed);
         let room = iroh_rooms::StateRoom::open(live, how, room.as_deref(), options);
         Ok(Self { room })
     }

@@ -5,13 +5,14 @@ use std::{str::FromStr, time::Duration};
 
 use iroh::{EndpointId, SecretKey};
 use iroh_rooms::{
-    RoomTicket, hex,
+    RoomTicket, chat, doorman, hex,
     kv::store::{Input, Lifetimes, Now, Output, Store, StoreError},
+    moq,
     presence::{RoomKey, RoomState},
 };
 use wasm_bindgen::prelude::*;
 
-use crate::error::object;
+use crate::{error::object, state_room::composed};
 
 /// Reads a signed value at a time by the reader's clock, in nanoseconds since 1970:
 /// `scope key timestamp value`, or the reason of its refusal.
@@ -73,4 +74,29 @@ pub fn read_room_state(topic: &str, peer: &str, bytes: &[u8]) -> JsValue {
         Some(object(&fields).into())
     };
     read().unwrap_or_default()
+}
+
+/// What a text that names a room comes to: the room's id and, for a name, its topic, or the code of
+/// its refusal.
+#[wasm_bindgen(js_name = readRoomId)]
+pub fn read_room_id(text: &str) -> String {
+    match doorman::resolve(&composed(text)) {
+        Ok((id, Some(topic))) => format!("{} {topic}", id.to_z32()),
+        Ok((id, None)) => id.to_z32(),
+        Err(error) => error.code().to_owned(),
+    }
+}
+
+/// The path of a room's MoQ sessions.
+#[wasm_bindgen(js_name = scopePath)]
+pub fn scope_path(topic: &str, dialler: &str, listener: &str) -> Option<String> {
+    let key = RoomKey::new(&FromStr::from_str(topic).ok()?).to_bytes();
+    let id = |text| EndpointId::from_str(text).ok();
+    Some(moq::scope_path(&key, id(dialler)?, id(listener)?))
+}
+
+/// The text of a chat track's frame; undefined where it is refused.
+#[wasm_bindgen(js_name = readChat)]
+pub fn read_chat(frame: &[u8]) -> Option<String> {
+    chat::read(frame).map(str::to_owned)
 }

@@ -64,7 +64,7 @@ pub use self::{
     events::{SessionEvent, SessionEvents},
     incoming::{IncomingSession, IncomingSessions},
     moq::{Accept, Config, Moq, MoqProtocolHandler},
-    scope::Scope,
+    scope::{Scope, scope_path},
     session::{PathKind, Session, SessionStats},
     stats::Stats,
     track::{Datagram, Frame, GroupReader, RemoteBroadcast, TrackOptions, TrackReader},

@@ -559,7 +559,7 @@ impl Drop for ScopeInner {
 
 /// The path of a room's scope: `/room/` and a tag that only those can compute who know the key, and
 /// that is of no use to any other pair of endpoints.
-pub(crate) fn scope_path(key: &[u8; 32], dialler: EndpointId, listener: EndpointId) -> String {
+pub fn scope_path(key: &[u8; 32], dialler: EndpointId, listener: EndpointId) -> String {
     let mut hasher = blake3::Hasher::new_keyed(key);
     hasher.update(b"iroh-rooms/moq/1");
     hasher.update(dialler.as_bytes());

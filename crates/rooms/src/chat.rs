@@ -116,6 +116,12 @@ pub fn check_text(text: &str) -> Result<(), Error> {
     check_size("the chat message", text.len(), MAX_MESSAGE)
 }
 
+/// The text of a chat track's frame; `None` if that is no message.
+pub fn read(frame: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(frame).ok()?;
+    check_text(text).is_ok().then_some(text)
+}
+
 fn message(peer: &Peer, text: String, micros: u64, group: u64) -> ChatMessage {
     ChatMessage {
         id: format!("{}-{micros}-{group}", peer.id),
@@ -156,8 +162,7 @@ impl Log {
         if frame.index != 0 {
             return Err(());
         }
-        let text = std::str::from_utf8(&frame.data).map_err(|_| ())?;
-        check_text(text).map_err(|_| ())?;
+        let text = read(&frame.data).ok_or(())?;
         let (micros, once) = if timed {
             let micros = u64::try_from(frame.timestamp.as_micros()).map_err(|_| ())?;
             (micros, (micros, frame.group))

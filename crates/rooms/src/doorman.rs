@@ -47,7 +47,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 pub(crate) use self::hub::{DOOR_ALPN, DoorHandler, Hub, MemberHandler, RAFT_ALPN};
 use self::{address::Address, view::Shared};
 pub use self::{
-    address::MAX_NAME_CHARS,
+    address::{MAX_NAME_CHARS, resolve},
     questions::{Question, QuestionKind, Questions},
     view::{Changes, Consensus, ConsensusStatus, Participant, Update},
 };

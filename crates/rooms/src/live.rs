@@ -13,7 +13,7 @@ use std::{
 };
 
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, RelayUrl, SecretKey, Watcher,
+    Endpoint, EndpointAddr, EndpointId, RelayUrl, SecretKey, TransportAddr, Watcher,
     address_lookup::memory::MemoryLookup, protocol::Router,
 };
 use iroh_gossip::{TopicId, net::GOSSIP_ALPN};
@@ -333,6 +333,17 @@ impl Live {
             self.inner
                 .lookup
                 .add_endpoint_info(EndpointAddr::new(peer).with_relay_url(relay));
+        }
+    }
+
+    /// Looks for a peer that is not where it was at all relays of this endpoint: if theirs was the same
+    /// and is gone for good, it is at another one of them.
+    pub(crate) fn look_everywhere(&self, peer: EndpointId) {
+        if let Relays::Custom(urls) = &self.inner.relays {
+            let relays = urls.iter().cloned().map(TransportAddr::Relay);
+            self.inner
+                .lookup
+                .add_endpoint_info(EndpointAddr::from_parts(peer, relays));
         }
     }
 

@@ -8,6 +8,9 @@ use iroh::{EndpointId, SecretKey};
 use iroh_gossip::TopicId;
 use iroh_rooms::{
     RoomTicket,
+    chat::{self, MAX_MESSAGE},
+    doorman,
+    moq::scope_path,
     presence::{RoomKey, RoomState},
 };
 use iroh_tickets::Ticket;
@@ -171,4 +174,84 @@ fn room_states() {
             "states": states,
         }),
     );
+}
+
+#[test]
+fn room_ids() {
+    let key = peer(3);
+    let ticket = ticket(&[(1, None)], &[], Some(*key.as_bytes()));
+    let texts = [
+        key.to_z32(),
+        key.to_string(),
+        key.to_string().to_uppercase(),
+        ticket.to_string(),
+        format!("https://app.example/play#room={ticket}"),
+        "kitchen".into(),
+        " kitchen ".into(),
+        "Kitchen".into(),
+        "caf\u{e9}".into(),
+        "cafe\u{301}".into(),
+        "room".into(),
+        "\u{1f980}".repeat(128),
+        String::new(),
+        "\u{1f980}".repeat(129),
+        "y".repeat(51) + "9",
+        "0".repeat(63) + "o",
+        "02".to_owned() + &"0".repeat(62),
+        format!("room{}", "a".repeat(60)),
+        RoomTicket::new(TopicId::from_bytes([7; 32]), []).to_string(),
+        "https://app.example/play#room=kitchen".into(),
+    ];
+    let rooms: Vec<Value> = texts
+        .iter()
+        .map(|text| match doorman::resolve(text) {
+            Ok((id, topic)) => json!({
+                "text": text,
+                "roomId": id.to_z32(),
+                "topicId": topic.map(|it| it.to_string()),
+            }),
+            Err(error) => json!({ "text": text, "refused": error.code() }),
+        })
+        .collect();
+    check("room-ids.json", &json!(rooms));
+}
+
+#[test]
+fn scopes() {
+    let scopes: Vec<Value> = [(7, 1, 2), (7, 2, 1), (8, 1, 2)]
+        .iter()
+        .map(|(topic, dialler, listener)| {
+            let topic = TopicId::from_bytes([*topic; 32]);
+            let (dialler, listener) = (peer(*dialler), peer(*listener));
+            let key = RoomKey::new(&topic).to_bytes();
+            json!({
+                "topicId": topic.to_string(),
+                "dialler": dialler,
+                "listener": listener,
+                "path": scope_path(&key, dialler, listener),
+            })
+        })
+        .collect();
+    check("scopes.json", &json!(scopes));
+}
+
+#[test]
+fn chat_frames() {
+    let longest = "\u{e9}".repeat(MAX_MESSAGE / 2);
+    let frames: [&[u8]; 9] = [
+        b"hello",
+        "\u{1f980}\u{200d}\u{1f980}".as_bytes(),
+        b" \n",
+        b"\0",
+        longest.as_bytes(),
+        b"",
+        &[longest.as_bytes(), b"x"].concat(),
+        b"cut \xf0\x9f\xa6",
+        b"surrogate \xed\xa0\x80",
+    ];
+    let frames: Vec<Value> = frames
+        .iter()
+        .map(|frame| json!({ "frame": HEXLOWER.encode(frame), "text": chat::read(frame) }))
+        .collect();
+    check("chat.json", &json!(frames));
 }

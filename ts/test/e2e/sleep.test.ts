@@ -31,6 +31,7 @@ const SLEEP_MS = 20_000
 const HEALED = { timeout: 40_000, interval: 100 }
 /** The network is looked at anew every half a minute or so. */
 const MOVED = { timeout: 100_000, interval: 100 }
+const LONG = { timeout: 240_000 }
 
 describe.concurrent('a tab', () => {
   let browser: Browser
@@ -97,7 +98,7 @@ describe.concurrent('a tab', () => {
     }),
   )
 
-  it('whose relay goes away for good moves to another one', { timeout: 180_000 }, () =>
+  it('whose relay goes away for good moves to another one', LONG, () =>
     withStops(async (stops) => {
       const [ofNode, ...relays] = [await startRelay(), await startRelay(), await startRelay()]
       for (const relay of [ofNode, ...relays]) stops.push(() => relay.stop())
@@ -117,6 +118,33 @@ describe.concurrent('a tab', () => {
     }),
   )
 
+  it('and Node, whose common relay goes away for good, meet on another one', LONG, () =>
+    withStops(async (stops) => {
+      const relay = await startRelay()
+      // Not there until it is needed: both are on the first.
+      const other = await startRelay()
+      for (const one of [relay, other]) stops.push(() => one.stop())
+      await other.stop()
+      const urls = [relay.url, other.url]
+      const { node, tab } = await two(stops, urls, urls)
+      await relay.stop()
+      const begun = performance.now()
+      const next = await startRelay(Number(new URL(other.url).port))
+      stops.push(() => next.stop())
+      await node.say('during')
+      for (const one of [node, tab]) {
+        const moved = async (): Promise<void> => {
+          const statuses = (await one.log()).map(({ status }) => status).filter(Boolean)
+          expect(statuses.slice(-2)).toEqual(['reconnecting', 'connected'])
+        }
+        await soon(moved, MOVED)
+      }
+      report('both are connected to another relay', begun)
+      await healed(node, tab)
+      report('and have met there', begun)
+    }),
+  )
+
   /** Node and a tab that have met and spoken, over a relay that can be cut for the tab. */
   function withRelay(
     work: (two: { node: Member; tab: TabMember; page: Page; proxy: Proxy }) => Promise<void>,
@@ -132,7 +160,7 @@ describe.concurrent('a tab', () => {
 
   async function two(
     stops: Stops,
-    relayOfNode: string,
+    relayOfNode: string | readonly string[],
     relay: string | readonly string[],
   ): Promise<{ node: Member; tab: TabMember; page: Page }> {
     const node = await startInNode({ relay: relayOfNode, name: 'node' })

@@ -1,8 +1,11 @@
 /** `vectors/`, read by the shipped module and, where TypeScript knows the format too, by it. */
 import { beforeAll, describe, expect, it } from 'vitest'
 
+import chat from '../../../vectors/chat.json' with { type: 'json' }
 import presence from '../../../vectors/presence.json' with { type: 'json' }
+import roomIds from '../../../vectors/room-ids.json' with { type: 'json' }
 import roomStates from '../../../vectors/room-states.json' with { type: 'json' }
+import scopes from '../../../vectors/scopes.json' with { type: 'json' }
 import tickets from '../../../vectors/tickets.json' with { type: 'json' }
 import type * as core from '#core'
 import { RoomTicket, RoomsError } from '../../src/index.js'
@@ -75,5 +78,24 @@ export function vectorsSuite(load: () => Promise<typeof core>): void {
       expect(module.readRoomState('08'.repeat(32), first!.peer, all)).toBeUndefined()
       expect(module.readRoomState(topicId, first!.peer, all.slice(0, -1))).toBeUndefined()
     })
+  })
+  it('texts that name a room lead to its id', () => {
+    for (const { text, roomId, topicId, refused } of roomIds) {
+      const expected = refused ?? [roomId, topicId].filter(Boolean).join(' ')
+      expect(module.readRoomId(text), text).toBe(expected)
+    }
+  })
+
+  it('paths of sessions tell rooms and pairs apart', () => {
+    for (const { topicId, dialler, listener, path } of scopes) {
+      expect(module.scopePath(topicId, dialler, listener)).toBe(path)
+    }
+    expect(new Set(scopes.map(({ path }) => path)).size).toBe(scopes.length)
+  })
+
+  it('frames of a chat are text or refused', () => {
+    for (const { frame, text } of chat) {
+      expect(module.readChat(bytes(frame)) ?? null, frame.slice(0, 40)).toBe(text)
+    }
   })
 }

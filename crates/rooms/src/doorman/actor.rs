@@ -19,7 +19,6 @@ use std::{
 };
 
 use iroh::{EndpointId, SecretKey};
-use iroh_gossip::TopicId;
 use iroh_rooms_consensus::{
     self as consensus, Config, Input, Node, ended_digest,
     keys::{Ed25519, Hash, Key},
@@ -39,7 +38,7 @@ use self::{
 };
 use super::{
     Approval, Command, How, Options, Recovery, Reply,
-    address::Address,
+    address::{Address, topic},
     clock::Clock,
     door::{Door, Look},
     hub::{ARRIVALS_CAP, Arrival, Entry, Hub},
@@ -525,11 +524,11 @@ impl Actor {
         let Some(secret) = self.topic_secret.filter(|_| !open) else {
             return;
         };
-        let topic = blake3::derive_key("iroh-rooms 2026-11 gossip topic", &secret);
+        let topic = topic(&secret);
         let members = self.members.borrow().participants.clone();
         let me = self.live.endpoint_id();
         let others = members.into_keys().filter(|it| *it != me);
-        let ticket = RoomTicket::new(TopicId::from_bytes(topic), others);
+        let ticket = RoomTicket::new(topic, others);
         let (live, options, guard) = (
             self.live.clone(),
             self.options.room.clone(),

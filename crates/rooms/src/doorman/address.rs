@@ -1,10 +1,11 @@
 //! How a room with a doorman is named: by its id, by a name, by a ticket.
 
 use iroh::{EndpointId, SecretKey};
+use iroh_gossip::TopicId;
 
 use crate::{Error, RoomTicket, ticket::parse_topic};
 
-/// Characters of a room's name.
+/// Characters of a room's name, in its composed form.
 pub const MAX_NAME_CHARS: usize = 128;
 /// From so many base32 characters on, what begins like a ticket is one.
 const TICKET_CHARS: usize = 40;
@@ -12,6 +13,24 @@ const TICKET_CHARS: usize = 40;
 const Z32_CHARS: usize = 52;
 /// and in hex.
 const HEX_CHARS: usize = 64;
+
+/// What a text that names a room comes to: the room's id, and for a name the topic of its gossip too.
+///
+/// # Errors
+///
+/// `INVALID_TICKET` and `INVALID_ARGUMENT`, as [`StateRoom::open`](super::StateRoom::open) has them.
+pub fn resolve(room: &str) -> Result<(EndpointId, Option<TopicId>), Error> {
+    let address = Address::parse(room)?;
+    Ok((address.id, address.topic_secret.as_ref().map(topic)))
+}
+
+/// The topic of a room's gossip.
+pub(super) fn topic(secret: &[u8; 32]) -> TopicId {
+    TopicId::from_bytes(blake3::derive_key(
+        "iroh-rooms 2026-11 gossip topic",
+        secret,
+    ))
+}
 
 /// Whom to ask for, and what is known of it before it is asked.
 #[derive(Clone)]
@@ -43,12 +62,13 @@ impl Address {
 
     /// Of a room that all who know the name can enter, and stand at the door of.
     pub(super) fn of_name(name: &str) -> Result<Self, Error> {
+        let name = normal(name);
         if !(1..=MAX_NAME_CHARS).contains(&name.chars().count()) {
             return Err(Error::InvalidArgument(format!(
                 "a room's name has 1 to {MAX_NAME_CHARS} characters"
             )));
         }
-        let secret = blake3::derive_key("iroh-rooms 2026-11 named room", normal(name).as_bytes());
+        let secret = blake3::derive_key("iroh-rooms 2026-11 named room", name.as_bytes());
         let derive = |what: &[u8]| *blake3::keyed_hash(&secret, what).as_bytes();
         let key = SecretKey::from_bytes(&derive(b"room key"));
         Ok(Self {

@@ -48,7 +48,8 @@ fn texts(room: &Room) -> BTreeMap<String, Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_messages_at_once_all_arrive_once_and_in_order() {
-    const EACH: [usize; 3] = [334, 333, 333];
+    // Most from one: more than its readers hold back at once.
+    const EACH: [usize; 3] = [900, 50, 50];
     let relay = Relay::on_free_port().await;
     let (lives, rooms) = three(&relay).await;
     let burst = rooms.iter().zip(EACH).map(|(room, count)| {

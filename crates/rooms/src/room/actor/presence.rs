@@ -290,6 +290,9 @@ impl Actor {
         if peers.is_empty() {
             return;
         }
+        for peer in &peers {
+            self.live.look_everywhere(*peer);
+        }
         if let Err(error) = self.kv.join_peers(peers).await {
             tracing::debug!(%error, "no neighbours");
         }
