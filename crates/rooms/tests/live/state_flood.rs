@@ -1,8 +1,12 @@
 //! Rooms with a doorman and those who come in masses: what they fill, and whom they do not keep out.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use iroh::{
@@ -10,7 +14,7 @@ use iroh::{
     endpoint::{Connection, ConnectionError, presets},
 };
 use iroh_rooms::{Live, Relays, StateRoom, doorman::Options};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     net::{Relay, soon},
@@ -24,8 +28,9 @@ const BUSY: u64 = 2;
 /// A peer without this library and without a relay: a flood costs nobody else anything.
 async fn nearby(key: SecretKey) -> Endpoint {
     let builder = Endpoint::builder(presets::Minimal).secret_key(key);
-    let endpoint = builder.relay_mode(RelayMode::Disabled).bind().await;
-    endpoint.expect("it binds")
+    let builder = builder.relay_mode(RelayMode::Disabled);
+    let builder = builder.clear_ip_transports().bind_addr("127.0.0.1:0");
+    builder.expect("an address").bind().await.expect("it binds")
 }
 
 async fn strangers(count: usize) -> Vec<Endpoint> {
@@ -36,10 +41,12 @@ async fn strangers(count: usize) -> Vec<Endpoint> {
     all
 }
 
+/// On the loopback.
 fn directly(live: &Live) -> EndpointAddr {
     let addr = live.addr();
-    let ips = addr.addrs.into_iter().filter(|it| it.is_ip());
-    EndpointAddr::from_parts(addr.id, ips)
+    let port = addr.ip_addrs().find(|it| it.is_ipv4()).map(|it| it.port());
+    let local = SocketAddr::from(([127, 0, 0, 1], port.expect("it listens")));
+    EndpointAddr::new(addr.id).with_ip_addr(local)
 }
 
 fn code_of(error: &ConnectionError) -> Option<u64> {
@@ -49,7 +56,10 @@ fn code_of(error: &ConnectionError) -> Option<u64> {
     }
 }
 
-/// Comes as often as it can, and says the first half of a word.
+/// How soon someone is back who was shown out: seconds before its place would be free.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Comes again and again, and says the first half of a word.
 async fn loiter(endpoint: Endpoint, to: EndpointAddr, alpn: &'static [u8], busy: Arc<AtomicU64>) {
     loop {
         let Ok(connection) = endpoint.connect(to.clone(), alpn).await else {
@@ -59,6 +69,7 @@ async fn loiter(endpoint: Endpoint, to: EndpointAddr, alpn: &'static [u8], busy:
             let _ = send.write_all(&[0]).await;
             if code_of(&connection.closed().await) == Some(BUSY) {
                 busy.fetch_add(1, Ordering::Relaxed);
+                sleep(AGAIN).await;
             }
         }
     }
@@ -132,7 +143,10 @@ async fn a_crowd_keeps_no_member_from_coming_back() {
     }
 }
 
-/// What became of one Hello.
+/// Hellos on one connection.
+const HELLOS_EACH: usize = 10;
+
+/// What became of the connections.
 #[derive(Debug, Default)]
 struct Tally {
     /// Refused by the application's version: it got as far as the room.
@@ -143,11 +157,17 @@ struct Tally {
     lost: u64,
 }
 
-async fn hello(connection: &Connection, bytes: &[u8]) -> Option<u8> {
-    let (mut send, mut recv) = connection.open_bi().await.ok()?;
-    // It may be shown out in the middle of it.
-    let _ = send.write_all(bytes).await;
-    let _ = send.finish();
+/// Says all at once, each Hello on a stream of its own. One is heard.
+async fn hellos(connection: &Connection, bytes: &[u8]) -> Option<u8> {
+    let mut streams = Vec::new();
+    for _ in 0..HELLOS_EACH {
+        let (mut send, recv) = connection.open_bi().await.ok()?;
+        // It may be shown out in the middle of it.
+        let _ = send.write_all(bytes).await;
+        let _ = send.finish();
+        streams.push(recv);
+    }
+    let mut recv = streams.into_iter().next()?;
     let answer = recv.read_to_end(1024).await.ok()?;
     // Length, then the variant `Refused`, then its code; nothing for who is shown out.
     let refusal = answer.get(4).is_none_or(|it| *it == 4);
@@ -157,7 +177,7 @@ async fn hello(connection: &Connection, bytes: &[u8]) -> Option<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_hellos_stop_nothing() {
-    const HELLOS: usize = 10_000;
+    const CONNECTIONS: usize = 10_000 / HELLOS_EACH;
     const CROWD: usize = 8;
     const AT_ONCE: usize = 16;
     let relay = Relay::on_free_port().await;
@@ -181,7 +201,7 @@ async fn ten_thousand_hellos_stop_nothing() {
 
     let began = std::time::Instant::now();
     let words = [at(ada.id()), at_door("hello")].concat();
-    let left = Arc::new(AtomicU64::new(HELLOS as u64));
+    let left = Arc::new(AtomicU64::new(CONNECTIONS as u64));
     let take = |left: &AtomicU64| {
         let less = |it: u64| it.checked_sub(1);
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
@@ -199,7 +219,7 @@ async fn ten_thousand_hellos_stop_nothing() {
                         tally.lost += 1;
                         continue;
                     };
-                    match hello(&connection, &words).await {
+                    match hellos(&connection, &words).await {
                         Some(5) => tally.heard += 1,
                         Some(6) => tally.limited += 1,
                         Some(other) => panic!("answered {other}"),
