@@ -52,7 +52,7 @@ export interface ChangeContext {
   readonly author: EndpointId
   /** The doorman's clock, in ms since 1970. Do not use another. */
   readonly time: number
-  /** 64 hex digits that nobody could choose: for dice and shuffling. */
+  /** 16 hex digits, made of all that was decided before: for dice and shuffling among those who play fair. */
   readonly seed: string
 }
 

@@ -82,6 +82,13 @@ impl Out {
         );
     }
 
+    /// Writes a line that only programs need: nothing without `--json`.
+    pub fn json(&self, json: &serde_json::Value) {
+        if self.json {
+            self.line(json.clone(), "");
+        }
+    }
+
     /// Writes one line: `json` under `--json`, else `text`.
     pub fn line(&self, json: serde_json::Value, text: &str) {
         let mut stdout = std::io::stdout().lock();

@@ -15,6 +15,8 @@ use crate::{
     printable, relays, shutdown_signal,
 };
 
+/// How often it is looked at how the agreement stands.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long a room is looked for.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -22,7 +24,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Without --watch, --set and --create the state is written once. With --watch or \
-    --create each line of input is JSON to merge into it."
+    --create each line of input is JSON to merge into it, or a JSON patch in brackets."
 )]
 pub struct Args {
     /// The room's id, its name, a ticket, or a link with `#room=`. Only a room that is created may go
@@ -111,6 +113,8 @@ async fn stay(room: &StateRoom, mut changes: Changes, out: Out) -> Result<(), Fa
     let mut lines = Some(BufReader::new(tokio::io::stdin()).lines());
     let shutdown = shutdown_signal();
     tokio::pin!(shutdown);
+    let mut look = tokio::time::interval(LOOK);
+    let mut told = serde_json::Value::Null;
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -120,8 +124,20 @@ async fn stay(room: &StateRoom, mut changes: Changes, out: Out) -> Result<(), Fa
             update = changes.recv() => tell(update, out),
             line = next_line(&mut lines) => if !line.trim().is_empty() {
                 // One that takes long holds up what is written, and nothing else.
-                if let Err(error) = room.merge(line.trim()).await {
-                    out.error(&error, "");
+                let made = match line.trim() {
+                    patch if patch.starts_with('[') => room.patch(patch).await,
+                    merge => room.merge(merge).await,
+                };
+                match made {
+                    Ok(index) => out.json(&json!({ "type": "made", "index": index })),
+                    Err(error) => out.error(&error, ""),
+                }
+            },
+            _ = look.tick() => {
+                let now = standing(room);
+                if now != told {
+                    out.json(&now);
+                    told = now;
                 }
             },
             () = &mut shutdown => break,
@@ -129,6 +145,21 @@ async fn stay(room: &StateRoom, mut changes: Changes, out: Out) -> Result<(), Fa
     }
     room.leave().await;
     Ok(())
+}
+
+/// How the agreement stands, and who is there.
+fn standing(room: &StateRoom) -> serde_json::Value {
+    let consensus = room.consensus();
+    let participants = room.participants().into_iter();
+    let names: Vec<String> = participants.map(|it| it.participant_id).collect();
+    json!({
+        "type": "standing",
+        "status": consensus.status,
+        "doorman": consensus.doorman,
+        "isDoorman": consensus.is_doorman,
+        "voters": consensus.voters,
+        "participants": names,
+    })
 }
 
 fn tell(update: Option<Update>, out: Out) {

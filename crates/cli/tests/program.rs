@@ -115,17 +115,22 @@ fn a_state_is_made_seen_changed_and_outlives_its_maker() {
     assert_eq!(set.line("state")["state"]["milk"], true);
     assert_eq!(bo.line("change")["change"]["sugar"], 2);
     assert_eq!(bo.line("change")["change"]["milk"], true);
+    bo.say(r#"[{"op": "add", "path": "/lemon", "value": 1}]"#);
+    assert_eq!(ada.line("change")["kind"], "merge");
+    assert_eq!(ada.line("change")["kind"], "patch");
+    assert!(bo.line("made")["index"].is_u64());
     assert_eq!(
         ada.terminate(),
         Some(0),
         "told to end, it leaves in good order"
     );
     assert_eq!(bo.line("peer-left")["reason"], "left");
+    while bo.line("standing")["isDoorman"] != true {}
     let late = start(&["state", &id]);
     let state = late.line("state");
     assert_eq!(
         state["state"],
-        serde_json::json!({"topic": "tea", "sugar": 2, "milk": true})
+        serde_json::json!({"topic": "tea", "sugar": 2, "milk": true, "lemon": 1})
     );
     assert_eq!(bo.terminate(), Some(0));
     let nobody = run(&["state", "--relay", &url]);

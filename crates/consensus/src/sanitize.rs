@@ -15,6 +15,15 @@ pub fn check(raft: &Raft, from: u64, message: &Message) -> Result<(), &'static s
     if message.term == 0 || message.term >= limits::TERM {
         return Err("impossible term");
     }
+    // A term has one leader.
+    let known = message.term == raft.term() && raft.leader() != 0;
+    let leads = matches!(
+        message.kind,
+        Kind::Append { .. } | Kind::Heartbeat { .. } | Kind::Snapshot(_) | Kind::TimeoutNow { .. }
+    );
+    if leads && known && from != raft.leader() {
+        return Err("not the leader");
+    }
     match &message.kind {
         Kind::Vote { last, .. } => {
             if last.index >= limits::INDEX || last.term >= limits::TERM {

@@ -6,8 +6,8 @@
 const PATIENCE_MS = 60_000
 
 /** Enters a room, or founds one, and tells by `tell` what there is to know. */
-export async function startParticipant(rooms, { relay, name, id }, tell) {
-  const options = { live: { relay, identity: 'memory' }, joinTimeoutMs: 30_000 }
+export async function startParticipant(rooms, { relay, name, id, identity = 'memory' }, tell) {
+  const options = { live: { relay, identity }, joinTimeoutMs: PATIENCE_MS }
   const room = id
     ? rooms.Room.join(name, id, options)
     : rooms.Room.create(name, { list: [] }, options)
@@ -55,6 +55,34 @@ export async function startParticipant(rooms, { relay, name, id }, tell) {
       tell({ type: 'failed', item })
       return false
     },
+    /** Adds so many to the list, some at a time; tells which are certain, and of which it is not known. */
+    write: async (count) => {
+      const made = []
+      const unknown = []
+      const left = Array.from({ length: count }, (_, n) => `${name} ${n}`)
+      const writer = async () => {
+        for (let item = left.shift(); item !== undefined; item = left.shift()) {
+          for (const until = Date.now() + PATIENCE_MS; ;) {
+            const patch = [{ op: 'add', path: '/list/-', value: item }]
+            const code = await room.update(patch, { format: 'json-patch' }).then(
+              () => undefined,
+              (error) => error.code,
+            )
+            if (code === undefined) made.push(item)
+            else if (code === 'UPDATE_UNKNOWN') unknown.push(item)
+            else if (Date.now() < until) {
+              // Refused for certain: there is nobody at the moment to agree with.
+              await new Promise((resolve) => setTimeout(resolve, 100))
+              continue
+            }
+            break
+          }
+        }
+      }
+      await Promise.all(Array.from({ length: 4 }, writer))
+      tell({ type: 'written', made, unknown })
+      return { made, unknown }
+    },
   }
 }
 
@@ -65,5 +93,8 @@ if (typeof process === 'object' && process.argv[1]?.endsWith('state-peer.js')) {
   const peer = await startParticipant(rooms, { relay, name, id }, (line) =>
     console.log(JSON.stringify(line)),
   )
-  for await (const item of createInterface({ input: process.stdin })) void peer.add(item)
+  for await (const line of createInterface({ input: process.stdin })) {
+    const count = /^write (\d+)$/.exec(line)?.[1]
+    void (count ? peer.write(Number(count)) : peer.add(line))
+  }
 }

@@ -174,7 +174,7 @@ export class FakeStateRoom implements StateRoomHandle {
     }
     let state: Json | undefined
     if (reducer || validate) {
-      const seed = '07'.repeat(32)
+      const seed = '07'.repeat(8)
       const question = { change, changeKind: kind, author: self, index, time: 1, seed }
       const said = (await this.#ask({
         kind: 'decide',

@@ -303,7 +303,7 @@ export function stateSuite(platform: Platform): void {
       const room = await create<Board, Move>('reduce', {
         reducer: (state, move, { index, author, seed }) => {
           expect(Object.isFrozen(state.board)).toBe(true)
-          expect([index, author.length, seed.length]).toEqual([2, 64, 64])
+          expect([index, author.length, seed.length]).toEqual([2, 64, 16])
           return { ...state, board: [...state.board, move.place] }
         },
       }).ready

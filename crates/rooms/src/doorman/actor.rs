@@ -109,6 +109,7 @@ pub(super) fn spawn(
         door,
         arrivals: arrivals_tx,
         commands,
+        members: Vec::new(),
         open: false,
         asked: false,
     });
@@ -642,6 +643,8 @@ impl Actor {
             });
             (peers, banned, members, voters, machine.door())
         };
+        let known = peers.iter().copied().collect();
+        self.hub.change(self.number, |it| it.members = known);
         if let Some(mesh) = &mut self.mesh {
             mesh.want(peers, |key| banned.contains(key));
             let key = self.keys.iter().find(|it| *it.public().as_bytes() == door);
@@ -722,7 +725,7 @@ impl Actor {
     }
 
     fn report(&mut self, report: Report) {
-        if let Report::Frame(from, frame) = report {
+        if let Report::Frame(from, frame, _share) = report {
             if !self.is_banned(&from) {
                 self.step(Input::Receive(from, frame));
             }
@@ -822,6 +825,7 @@ impl Actor {
         self.founding = None;
         self.address.id = lock(&self.shared).id;
         self.hub.change(self.number, |it| {
+            it.members.clear();
             it.open = false;
             it.asked = false;
         });

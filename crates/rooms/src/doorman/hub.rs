@@ -17,12 +17,15 @@ use iroh::{
     endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
-use iroh_rooms_consensus::{ended_digest, keys::Hash};
+use iroh_rooms_consensus::{
+    ended_digest,
+    keys::{Hash, Key},
+};
 use n0_future::{
     task,
     time::{self, Instant},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Command,
@@ -42,8 +45,20 @@ pub(super) const CLOSE_NOT_HERE: u32 = 66;
 /// Too many at once.
 const CLOSE_BUSY: u32 = 2;
 
-/// Connections whose first words are awaited, or that wait for an answer at the door; more are closed.
+/// Connections at the doors of all rooms, each until it has its answer. More are closed and counted.
 const MAX_GUESTS: usize = 64;
+/// And of one endpoint.
+const GUESTS_EACH: usize = 8;
+/// Connections of members whose first words are awaited. Apart from the others: who floods the door,
+/// or says that it is a member, keeps no member from coming back. More are closed and counted.
+const MAX_MEMBERS: usize = 256;
+/// And of one endpoint, which may be in many rooms.
+const MEMBERS_EACH: usize = 64;
+/// The same of those whom no room here knows as a member: newcomers of whom it is not known yet, and
+/// strangers. More are closed and counted.
+const MAX_CALLERS: usize = 64;
+/// And of one endpoint.
+const CALLERS_EACH: usize = 8;
 /// How long the first words may take.
 const FIRST_WORDS: Duration = Duration::from_secs(5);
 /// How long a caller may take to fetch its answer.
@@ -75,6 +90,46 @@ pub(super) enum Ask {
     Ended(door::Ended),
 }
 
+/// Places of a kind, so many at once, and for each endpoint.
+struct Places {
+    all: usize,
+    each: usize,
+    taken: Mutex<Vec<EndpointId>>,
+}
+
+/// One of them, until it is dropped.
+struct Place<'a>(&'a Places, EndpointId);
+
+impl Places {
+    fn new(all: usize, each: usize) -> Self {
+        let taken = Mutex::default();
+        Self { all, each, taken }
+    }
+
+    fn take(&self, who: EndpointId) -> Option<Place<'_>> {
+        let mut taken = self.taken();
+        let own = taken.iter().filter(|it| **it == who).count();
+        if own >= self.each || taken.len() >= self.all {
+            return None;
+        }
+        taken.push(who);
+        Some(Place(self, who))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Vec<EndpointId>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.0.taken();
+        if let Some(at) = taken.iter().position(|it| *it == self.1) {
+            taken.swap_remove(at);
+        }
+    }
+}
+
 /// A room as the hub knows it.
 pub(super) struct Entry {
     /// The id that the room was founded under.
@@ -85,6 +140,8 @@ pub(super) struct Entry {
     pub(super) arrivals: mpsc::Sender<Arrival>,
     /// To say goodbye with.
     pub(super) commands: mpsc::WeakSender<Command>,
+    /// Who may come as a member.
+    pub(super) members: Vec<Key>,
     /// There is a member here.
     pub(super) open: bool,
     /// This endpoint has asked to be let in: it may be a member that does not know it yet.
@@ -95,7 +152,9 @@ pub(super) struct Entry {
 pub(crate) struct Hub {
     key: SecretKey,
     state: Mutex<State>,
-    guests: Arc<Semaphore>,
+    guests: Places,
+    members: Places,
+    callers: Places,
     refused: AtomicU64,
 }
 
@@ -117,7 +176,9 @@ impl Hub {
         Arc::new(Self {
             key,
             state: Mutex::default(),
-            guests: Arc::new(Semaphore::new(MAX_GUESTS)),
+            guests: Places::new(MAX_GUESTS, GUESTS_EACH),
+            members: Places::new(MAX_MEMBERS, MEMBERS_EACH),
+            callers: Places::new(MAX_CALLERS, CALLERS_EACH),
             refused: AtomicU64::new(0),
         })
     }
@@ -191,6 +252,13 @@ impl Hub {
         may
     }
 
+    /// Whether a room here knows an endpoint as a member.
+    fn is_member(&self, who: &EndpointId) -> bool {
+        let state = self.state();
+        let mut rooms = state.rooms.values();
+        rooms.any(|it| it.members.contains(who.as_bytes()))
+    }
+
     fn at_door(&self, door: &Hash) -> Option<mpsc::Sender<Arrival>> {
         let state = self.state();
         let entry = state.rooms.values().find(|it| it.open && it.door == *door);
@@ -199,10 +267,13 @@ impl Hub {
 
     /// Answers who came to the door.
     pub(super) async fn serve_door(&self, connection: Connection) {
-        let Ok(_place) = self.guests.try_acquire() else {
+        let guest = connection.remote_id();
+        let place = self.guests.take(guest);
+        // Who looks after its own door needs none: with a full one it would take it for another's.
+        if place.is_none() && guest != self.key.public() {
             self.refuse(1);
             return connection.close(CLOSE_BUSY.into(), b"too many at once");
-        };
+        }
         match self.answer_at_door(&connection).await {
             Ok(()) => {
                 // The guest closes when it has its answer.
@@ -271,11 +342,15 @@ impl Hub {
 
     /// Takes in who says that it is a member.
     async fn serve_member(&self, connection: Connection) {
-        let place = self.guests.try_acquire();
-        if place.is_err() {
+        let caller = connection.remote_id();
+        let places = match self.is_member(&caller) {
+            true => &self.members,
+            false => &self.callers,
+        };
+        let Some(place) = places.take(caller) else {
             self.refuse(1);
             return connection.close(CLOSE_BUSY.into(), b"too many at once");
-        }
+        };
         let first = async {
             let (send, mut recv) = connection.accept_bi().await.map_err(|_| Broken::Lost)?;
             match read_control(&mut recv).await? {
@@ -381,10 +456,13 @@ pub(super) async fn read_frame(recv: &mut RecvStream, max: usize) -> Result<Vec<
     if length > max {
         return Err(Broken::Malformed);
     }
-    let mut frame = vec![0; length];
-    recv.read_exact(&mut frame)
-        .await
-        .map_err(|_| Broken::Lost)?;
+    // A length that is claimed takes no memory, only what comes does.
+    let mut frame = Vec::new();
+    while frame.len() < length {
+        let chunk = recv.read_chunk(length - frame.len()).await;
+        let chunk = chunk.map_err(|_| Broken::Lost)?.ok_or(Broken::Lost)?;
+        frame.extend_from_slice(&chunk);
+    }
     Ok(frame)
 }
 

@@ -20,7 +20,7 @@ use iroh::{
 };
 use iroh_rooms_consensus::{
     keys::{Hash, Key},
-    limits::FRAME_BYTES,
+    limits::{FRAME_BYTES, SNAPSHOT_BYTES},
     wire::Lane,
 };
 use iroh_rooms_moq::close;
@@ -29,7 +29,7 @@ use n0_future::{
     time::{self, Instant},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::hub::{
     Broken, CLOSE_MALFORMED, CLOSE_NOT_HERE, Hub, RAFT_ALPN, framed, read_control, read_frame,
@@ -41,13 +41,20 @@ use crate::{Live, door};
 pub(super) const MAX_CONTROL: usize = 1024;
 /// Frames that wait for one lane of one member; more are dropped and counted.
 const LANE_CAP: usize = 256;
+/// Bytes of them: the largest snapshot, all at once, and as much again. More are dropped and counted.
+const LANE_BYTES: usize = 2 * SNAPSHOT_BYTES;
 /// Frames that wait for a connection to come about; the oldest are dropped.
 const WAITING_CAP: usize = 32;
+/// Bytes of them; the oldest are dropped.
+const WAITING_BYTES: usize = 4 * 1024 * 1024;
 /// Control frames that wait; more are dropped.
 const CONTROL_CAP: usize = 8;
 /// What the tasks of all connections report and the actor has not read; they wait beyond, and with
 /// them their peers.
 pub(super) const REPORTS_CAP: usize = 256;
+/// Bytes of frames that were read from one connection, and not by the actor; what comes next waits with
+/// its peer, and holds up nobody else.
+const UNREAD_BYTES: usize = 2 * FRAME_BYTES;
 /// A dial takes at most so long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the side with the higher id waits for the other's dial.
@@ -148,7 +155,8 @@ pub(super) enum Fault {
 /// What the tasks of connections tell.
 pub(super) enum Report {
     Dialled(Key, Result<Standing, Fault>),
-    Frame(Key, Vec<u8>),
+    /// A frame, and its bytes' share of [`UNREAD_BYTES`].
+    Frame(Key, Vec<u8>, OwnedSemaphorePermit),
     Told(Key, u64, Control),
     /// A connection ended, by the peer with this code.
     Closed(Key, u64, Option<u64>),
@@ -169,7 +177,7 @@ struct Open {
     number: u64,
     dialled: bool,
     since: Instant,
-    lanes: [mpsc::Sender<Bytes>; 3],
+    lanes: [Queue; 3],
     control: mpsc::Sender<Control>,
     packets: u64,
     heard: Instant,
@@ -177,6 +185,12 @@ struct Open {
     /// The door whose key was handed over on this connection.
     keyed: Option<Hash>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// What waits for a lane: frames, each with its share of [`LANE_BYTES`].
+struct Queue {
+    frames: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
+    room: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -283,11 +297,13 @@ impl Mesh {
             ..Link::default()
         });
         let Some(open) = &link.open else {
-            if link.waiting.len() >= WAITING_CAP {
+            link.waiting.push_back((lane, bytes));
+            let size =
+                |it: &VecDeque<(Lane, Bytes)>| it.iter().map(|(_, it)| it.len()).sum::<usize>();
+            while link.waiting.len() > WAITING_CAP || size(&link.waiting) > WAITING_BYTES {
                 link.waiting.pop_front();
                 self.dropped += 1;
             }
-            link.waiting.push_back((lane, bytes));
             return;
         };
         if open.enqueue(lane, bytes).is_err() {
@@ -558,7 +574,16 @@ impl Open {
     fn enqueue(&self, lane: Lane, bytes: Bytes) -> Result<(), ()> {
         let lane = LANES.iter().position(|it| *it == lane);
         let lane = lane.and_then(|at| self.lanes.get(at));
-        lane.map_or(Err(()), |it| it.try_send(bytes).map_err(drop))
+        lane.map_or(Err(()), |it| it.push(bytes))
+    }
+}
+
+impl Queue {
+    fn push(&self, frame: Bytes) -> Result<(), ()> {
+        let share = u32::try_from(frame.len()).map_err(drop)?;
+        let share = self.room.clone().try_acquire_many_owned(share);
+        let share = share.map_err(drop)?;
+        self.frames.try_send((frame, share)).map_err(drop)
     }
 }
 
@@ -614,7 +639,10 @@ fn open(
     let lanes = LANES.map(|lane| {
         let (sender, frames) = mpsc::channel(LANE_CAP);
         writers.spawn(write_lane(standing.connection.clone(), lane, frames));
-        sender
+        Queue {
+            frames: sender,
+            room: Arc::new(Semaphore::new(LANE_BYTES)),
+        }
     });
     let Standing {
         connection,
@@ -667,11 +695,11 @@ fn open(
 async fn write_lane(
     connection: Connection,
     lane: Lane,
-    mut frames: mpsc::Receiver<Bytes>,
+    mut frames: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
 ) -> Result<(), Broken> {
     let number = LANES.iter().position(|it| *it == lane).unwrap_or_default() as u8;
     let mut stream = None;
-    while let Some(frame) = frames.recv().await {
+    while let Some((frame, _share)) = frames.recv().await {
         let send = match &mut stream {
             Some(send) => send,
             None => {
@@ -713,6 +741,7 @@ async fn read_lanes(
 ) -> Result<(), Broken> {
     let mut readers = JoinSet::new();
     let mut seen = BTreeSet::new();
+    let unread = Arc::new(Semaphore::new(UNREAD_BYTES));
     loop {
         let mut stream = tokio::select! {
             stream = connection.accept_uni() => stream.map_err(|_| Broken::Lost)?,
@@ -727,11 +756,14 @@ async fn read_lanes(
         if usize::from(lane) >= LANES.len() || !seen.insert(lane) {
             return Err(Broken::Malformed);
         }
-        let reports = reports.clone();
+        let (reports, unread) = (reports.clone(), unread.clone());
         readers.spawn(async move {
             loop {
                 let frame = read_frame(&mut stream, FRAME_BYTES).await?;
-                let report = Report::Frame(key, frame);
+                let size = u32::try_from(frame.len()).map_err(|_| Broken::Malformed)?;
+                let share = unread.clone().acquire_many_owned(size).await;
+                let share = share.map_err(|_| Broken::Lost)?;
+                let report = Report::Frame(key, frame, share);
                 reports.send(report).await.map_err(|_| Broken::Lost)?;
             }
         });

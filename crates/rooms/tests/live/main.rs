@@ -9,4 +9,5 @@ mod room;
 mod soak;
 mod state;
 mod state_faults;
+mod state_flood;
 mod state_hostile;

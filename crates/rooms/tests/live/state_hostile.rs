@@ -12,10 +12,10 @@ use crate::{
     state::{create, entered, holds, join, names, they_agree},
 };
 
-const DOOR: &[u8] = b"iroh-rooms/door/1";
-const RAFT: &[u8] = b"iroh-rooms/raft/1";
+pub const DOOR: &[u8] = b"iroh-rooms/door/1";
+pub const RAFT: &[u8] = b"iroh-rooms/raft/1";
 /// Asks of one endpoint at once, as in the hub.
-const ASKS: usize = 10;
+pub const ASKS: usize = 10;
 
 /// A peer without this library.
 async fn stranger(relay: &Relay) -> Endpoint {
@@ -41,7 +41,7 @@ fn framed(body: &[u8]) -> Vec<u8> {
 }
 
 /// A frame of the door, as in the vectors.
-fn at_door(name: &str) -> Vec<u8> {
+pub fn at_door(name: &str) -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors/door.json");
     let text = std::fs::read_to_string(path).expect("it is there");
     let all: Vec<Value> = serde_json::from_str(&text).expect("JSON");
@@ -51,7 +51,7 @@ fn at_door(name: &str) -> Vec<u8> {
 }
 
 /// Which room is meant.
-fn at(room: EndpointId) -> Vec<u8> {
+pub fn at(room: EndpointId) -> Vec<u8> {
     framed(&[&[0][..], room.as_bytes()].concat())
 }
 
@@ -163,7 +163,7 @@ async fn a_flood_of_hellos_is_held_off() {
 }
 
 /// The first words of a member.
-fn first_words(room: EndpointId, proof: &[u8; 32]) -> Vec<u8> {
+pub fn first_words(room: EndpointId, proof: &[u8; 32]) -> Vec<u8> {
     framed(&[&[0][..], room.as_bytes(), proof, &[0, 0]].concat())
 }
 
@@ -196,7 +196,7 @@ async fn who_was_never_admitted_gets_nothing_from_members() {
 }
 
 /// What `docs/wire.md` says of the proof, of a room whose name is known.
-fn proof(name: &str, dialler: EndpointId, listener: EndpointId) -> [u8; 32] {
+pub fn proof(name: &str, dialler: EndpointId, listener: EndpointId) -> [u8; 32] {
     let secret = blake3::derive_key("iroh-rooms 2026-11 named room", name.as_bytes());
     let topic = blake3::keyed_hash(&secret, b"topic secret");
     let key = blake3::derive_key("iroh-rooms 2026-11 mesh", topic.as_bytes());
