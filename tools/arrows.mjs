@@ -11,12 +11,7 @@ const MAY_USE = {
   'iroh-rooms-moq': ['iroh-rooms-sorted'],
   'iroh-rooms-kv': ['iroh-rooms-sorted'],
   'iroh-rooms-consensus': ['iroh-rooms-sorted'],
-  'iroh-rooms': [
-    'iroh-rooms-moq',
-    'iroh-rooms-kv',
-    'iroh-rooms-consensus',
-    'iroh-rooms-sorted',
-  ],
+  'iroh-rooms': ['iroh-rooms-moq', 'iroh-rooms-kv', 'iroh-rooms-consensus', 'iroh-rooms-sorted'],
   'iroh-rooms-bindings': ['iroh-rooms', 'iroh-rooms-sorted'],
   'iroh-rooms-cli': ['iroh-rooms'],
   'iroh-rooms-sim': ['iroh-rooms-consensus', 'iroh-rooms-kv'],
