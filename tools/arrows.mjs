@@ -7,11 +7,12 @@ import { Stop, filesBelow, main, root, run } from './lib.mjs'
 
 /** Who may depend on whom inside the workspace, development dependencies included. */
 const MAY_USE = {
-  'iroh-rooms-moq': [],
-  'iroh-rooms-kv': [],
-  'iroh-rooms-consensus': [],
-  'iroh-rooms': ['iroh-rooms-moq', 'iroh-rooms-kv', 'iroh-rooms-consensus'],
-  'iroh-rooms-bindings': ['iroh-rooms'],
+  'iroh-rooms-sorted': [],
+  'iroh-rooms-moq': ['iroh-rooms-sorted'],
+  'iroh-rooms-kv': ['iroh-rooms-sorted'],
+  'iroh-rooms-consensus': ['iroh-rooms-sorted'],
+  'iroh-rooms': ['iroh-rooms-moq', 'iroh-rooms-kv', 'iroh-rooms-consensus', 'iroh-rooms-sorted'],
+  'iroh-rooms-bindings': ['iroh-rooms', 'iroh-rooms-sorted'],
   'iroh-rooms-cli': ['iroh-rooms'],
   'iroh-rooms-sim': ['iroh-rooms-consensus', 'iroh-rooms-kv'],
   'iroh-rooms-fuzz': ['iroh-rooms', 'iroh-rooms-moq', 'iroh-rooms-kv', 'iroh-rooms-consensus'],

@@ -2,13 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
     rc::Rc,
     time::Duration,
 };
 
 use iroh::{EndpointAddr, SecretKey};
 use iroh_rooms::{Live, Relays, Tuning, moq, room};
+use iroh_rooms_sorted::SortedMap;
 use js_sys::Promise;
 use n0_future::{task, time};
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ fn relay_url(url: &str) -> Result<iroh::RelayUrl, Failure> {
 #[wasm_bindgen]
 pub struct Core {
     live: Live,
-    pending: Rc<RefCell<BTreeMap<u32, moq::IncomingSession>>>,
+    pending: Rc<RefCell<SortedMap<u32, moq::IncomingSession>>>,
     next_pending: Rc<Cell<u32>>,
 }
 

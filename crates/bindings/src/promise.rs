@@ -74,14 +74,17 @@ impl Cancel {
         &self,
         work: impl Future<Output = Result<T, Failure>> + 'static,
     ) -> Promise {
+        self.run(Box::pin(async { work.await.map(Into::into) }))
+    }
+
+    fn run(&self, work: Work) -> Promise {
         let given_up = self.given_up.clone();
-        promise(async move {
+        run(Box::pin(async move {
             let cancelled = async {
                 given_up.notified().await;
                 Err(Failure::closed("call"))
             };
-            let work = async { work.await.map(Into::into) };
             future::or(cancelled, work).await
-        })
+        }))
     }
 }

@@ -4,8 +4,7 @@
 //! A stale doorman cannot gather it. Who holds the room's key can make up voters as well; that is
 //! found only by who knows a member's key from elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use serde::{Deserialize, Serialize};
 
 use crate::conf::Conf;
@@ -30,7 +29,7 @@ pub struct Attestation {
     /// The configuration.
     pub conf: Conf,
     /// Of its voters.
-    pub signatures: BTreeMap<u64, Signature>,
+    pub signatures: SortedMap<u64, Signature>,
 }
 
 impl Attestation {
@@ -50,7 +49,7 @@ impl Attestation {
             key: newcomer.key,
             nonce: newcomer.nonce,
             conf,
-            signatures: BTreeMap::new(),
+            signatures: SortedMap::new(),
         }
     }
 
@@ -73,7 +72,7 @@ impl Attestation {
             known.is_some_and(|key| keys.verify(&key, &body, signature))
         };
         let signers = self.signatures.iter().filter(|it| signed(*it));
-        let signers: BTreeSet<u64> = signers.map(|(id, _)| *id).collect();
+        let signers: SortedSet<u64> = signers.map(|(id, _)| *id).collect();
         self.conf.is_valid() && self.conf.is_majority(&signers)
     }
 }

@@ -1,6 +1,6 @@
 //! Who votes: a configuration of Raft, as sets, and what a change makes of it.
 
-use std::collections::BTreeSet;
+use iroh_rooms_sorted::SortedSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,13 +21,13 @@ pub enum Change {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conf {
     /// Who votes.
-    pub voters: BTreeSet<u64>,
+    pub voters: SortedSet<u64>,
     /// Who voted before, while a change of several is under way.
-    pub outgoing: BTreeSet<u64>,
+    pub outgoing: SortedSet<u64>,
     /// Who listens.
-    pub learners: BTreeSet<u64>,
+    pub learners: SortedSet<u64>,
     /// Who listens when the change is through, and votes in `outgoing` till then.
-    pub learners_next: BTreeSet<u64>,
+    pub learners_next: SortedSet<u64>,
 }
 
 impl Conf {
@@ -42,25 +42,28 @@ impl Conf {
     }
 
     /// Everyone in it.
-    pub fn ids(&self) -> BTreeSet<u64> {
-        let all = [
+    pub fn ids(&self) -> SortedSet<u64> {
+        self.sets().into_iter().flatten().copied().collect()
+    }
+
+    fn sets(&self) -> [&SortedSet<u64>; 4] {
+        [
             &self.voters,
             &self.outgoing,
             &self.learners,
             &self.learners_next,
-        ];
-        all.into_iter().flatten().copied().collect()
+        ]
     }
 
     /// Whether these are a majority of the voters, of both halves if there are two.
-    pub fn is_majority(&self, ids: &BTreeSet<u64>) -> bool {
-        let of = |voters: &BTreeSet<u64>| 2 * voters.intersection(ids).count() > voters.len();
+    pub fn is_majority(&self, ids: &SortedSet<u64>) -> bool {
+        let of = |voters: &SortedSet<u64>| 2 * voters.intersection(ids).count() > voters.len();
         of(&self.voters) && (self.outgoing.is_empty() || of(&self.outgoing))
     }
 
     /// Whether these are at least half of the voters, of both halves if there are two.
-    pub fn is_half(&self, ids: &BTreeSet<u64>) -> bool {
-        let of = |voters: &BTreeSet<u64>| 2 * voters.intersection(ids).count() >= voters.len();
+    pub fn is_half(&self, ids: &SortedSet<u64>) -> bool {
+        let of = |voters: &SortedSet<u64>| 2 * voters.intersection(ids).count() >= voters.len();
         of(&self.voters) && (self.outgoing.is_empty() || of(&self.outgoing))
     }
 
@@ -74,7 +77,8 @@ impl Conf {
                 return None;
             }
             next.outgoing.clear();
-            next.learners.append(&mut next.learners_next);
+            next.learners
+                .extend(std::mem::take(&mut next.learners_next));
             return Some(next);
         }
         if joint {
@@ -98,7 +102,8 @@ impl Conf {
                 Change::Remove(_) => true,
             };
         }
-        let turned = self.voters.symmetric_difference(&next.voters).count();
+        let turned = self.voters.difference(&next.voters).count()
+            + next.voters.difference(&self.voters).count();
         if next.voters.is_empty() || (changes.len() == 1 && turned > 1) {
             return None;
         }
@@ -107,9 +112,10 @@ impl Conf {
 
     /// Whether it is one that Raft can start from. What comes from a peer need not be.
     pub fn is_valid(&self) -> bool {
-        let count = self.ids().len();
+        let most = limits::MEMBERS * 2;
         !self.voters.is_empty()
-            && count <= limits::MEMBERS * 2
+            && self.sets().iter().all(|it| it.len() <= most)
+            && self.ids().len() <= most
             && !self.ids().contains(&0)
             && self.learners.is_disjoint(&self.voters)
             && self.learners.is_disjoint(&self.outgoing)

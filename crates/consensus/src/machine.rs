@@ -3,8 +3,7 @@
 //! The same entries in the same order make the same machine everywhere. Nothing here knows a clock,
 //! and nothing an entry says can make it fail otherwise than everywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use serde::{Deserialize, Serialize};
 
 use crate::conf::Change;
@@ -110,15 +109,15 @@ pub struct Machine {
     /// Where the state changed last.
     pub changed: u64,
     /// The members by id.
-    pub members: BTreeMap<u64, Member>,
+    pub members: SortedMap<u64, Member>,
     /// What was applied of whom.
-    pub sessions: BTreeMap<SessionId, Session>,
+    pub sessions: SortedMap<SessionId, Session>,
     /// Nobody is admitted.
     pub locked: bool,
     /// Who is kept out.
-    pub banned: BTreeSet<Key>,
+    pub banned: SortedSet<Key>,
     /// Who moderates.
-    pub moderators: BTreeSet<Key>,
+    pub moderators: SortedSet<Key>,
     /// A change is made only if more than half of the members agree, its author among them.
     pub consent: bool,
     /// The state.
@@ -134,11 +133,11 @@ struct Stored {
     index: u64,
     chain: Hash,
     changed: u64,
-    members: BTreeMap<u64, Member>,
+    members: SortedMap<u64, Member>,
     sessions: Vec<(SessionId, Session)>,
     locked: bool,
-    banned: BTreeSet<Key>,
-    moderators: BTreeSet<Key>,
+    banned: SortedSet<Key>,
+    moderators: SortedSet<Key>,
     consent: bool,
     state: Vec<u8>,
 }
@@ -148,17 +147,17 @@ const VERSION: u8 = 1;
 
 impl Machine {
     /// A room with nothing but its first state and who moderates it.
-    pub fn new(room: Hash, state: State, moderators: BTreeSet<Key>) -> Self {
+    pub fn new(room: Hash, state: State, moderators: SortedSet<Key>) -> Self {
         Self {
             room,
             doors: vec![room],
             index: 0,
             chain: digest("iroh-rooms/chain/1", &[&room]),
             changed: 0,
-            members: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            members: SortedMap::new(),
+            sessions: SortedMap::new(),
             locked: false,
-            banned: BTreeSet::new(),
+            banned: SortedSet::new(),
             moderators,
             consent: false,
             state,
@@ -202,6 +201,9 @@ impl Machine {
                 .members
                 .values()
                 .all(|it| it.participant.len() <= limits::PARTICIPANT_BYTES);
+        if !whole {
+            return None;
+        }
         Some(Self {
             room: stored.room,
             doors: stored.doors,
@@ -216,7 +218,6 @@ impl Machine {
             consent: stored.consent,
             state: State::load(&stored.state)?,
         })
-        .filter(|_| whole)
     }
 
     /// The id that the room is found under.
@@ -323,7 +324,7 @@ impl Machine {
             vote.agrees && member.is_some_and(signed)
         };
         let votes = votes.iter().filter(agrees).map(|it| it.member);
-        let agree: BTreeSet<u64> = votes.chain(author.and_then(|it| self.find(&it))).collect();
+        let agree: SortedSet<u64> = votes.chain(author.and_then(|it| self.find(&it))).collect();
         2 * agree.len() > self.members.len()
     }
 
@@ -441,16 +442,12 @@ impl Machine {
         if let Some(session) = self.sessions.get_mut(&member.session) {
             session.ended = Some(self.index);
         }
-        let mut ended: Vec<_> = self
-            .sessions
-            .iter()
-            .filter_map(|(id, it)| Some((it.ended?, *id)))
-            .collect();
-        if ended.len() > limits::ENDED_SESSIONS {
-            ended.sort_unstable();
-            if let Some((_, oldest)) = ended.first() {
-                self.sessions.remove(oldest);
-            }
+        let sessions = self.sessions.iter();
+        let ended = sessions.filter_map(|(id, it)| Some((it.ended?, *id)));
+        if ended.clone().count() > limits::ENDED_SESSIONS
+            && let Some((_, oldest)) = ended.min()
+        {
+            self.sessions.remove(&oldest);
         }
         Some(member.key)
     }

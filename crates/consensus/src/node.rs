@@ -22,7 +22,7 @@ mod receive;
 mod send;
 mod takeover;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use crate::conf::Conf;
 use crate::keys::{Hash, Key, Signature, decode, digest, encode};
@@ -34,6 +34,7 @@ use crate::session::{Payload, Proposal, Session, SessionId};
 use crate::state::{Change, State};
 use crate::storage::Saved;
 use crate::wire::{Body, Check, Chunk, Envelope, Frame, Lane, Lineage};
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 
 use blob::Assembly;
 #[cfg(feature = "mutations")]
@@ -86,21 +87,21 @@ pub struct Node {
     acknowledged: u64,
     recent: VecDeque<(u64, Key, Change)>,
     recent_bytes: usize,
-    checks: BTreeMap<u64, Check>,
-    claims: BTreeMap<u64, Check>,
+    checks: SortedMap<u64, Check>,
+    claims: SortedMap<u64, Check>,
 
     /// Members that the machine does not know yet, or any more.
-    roster: BTreeMap<u64, Key>,
-    links: BTreeSet<Key>,
+    roster: SortedMap<u64, Key>,
+    links: SortedSet<Key>,
     /// Through whom a member was last heard, where it was not directly.
-    routes: BTreeMap<u64, Key>,
-    heard: BTreeMap<u64, u64>,
-    gone: BTreeSet<u64>,
+    routes: SortedMap<u64, Key>,
+    heard: SortedMap<u64, u64>,
+    gone: SortedSet<u64>,
     /// Of these a new incarnation says that they are over.
-    ended: BTreeSet<u64>,
-    told: BTreeMap<(Key, u8), u64>,
-    assemblies: BTreeMap<u64, Assembly>,
-    transfers: BTreeMap<u64, Transfer>,
+    ended: SortedSet<u64>,
+    told: SortedMap<(Key, u8), u64>,
+    assemblies: SortedMap<u64, Assembly>,
+    transfers: SortedMap<u64, Transfer>,
     token: Option<(u64, Token)>,
 
     /// Changes of others that the application was asked about.
@@ -113,11 +114,11 @@ pub struct Node {
     /// proposed in this term.
     joins: VecDeque<Newcomer>,
     /// Newcomers that voters are to speak for.
-    guests: BTreeMap<u64, Guest>,
-    stable: BTreeMap<u64, u64>,
-    leaving: BTreeMap<u64, Why>,
-    proposed: BTreeMap<SessionId, u64>,
-    asked: BTreeMap<(SessionId, u64), Asked>,
+    guests: SortedMap<u64, Guest>,
+    stable: SortedMap<u64, u64>,
+    leaving: SortedMap<u64, Why>,
+    proposed: SortedMap<SessionId, u64>,
+    asked: SortedMap<(SessionId, u64), Asked>,
     proposed_in: u64,
     going: bool,
 
@@ -129,7 +130,7 @@ pub struct Node {
     awake_since: u64,
     online: bool,
     surveyed_at: u64,
-    reports: BTreeMap<u64, (u64, Report)>,
+    reports: SortedMap<u64, (u64, Report)>,
     /// The successor that is being signed, and what it goes on from.
     offer: Option<Record>,
     base: Option<Base>,
@@ -139,7 +140,7 @@ pub struct Node {
     left_behind: Option<(u64, u64)>,
 
     out: Outputs,
-    refused: BTreeMap<&'static str, u64>,
+    refused: SortedMap<&'static str, u64>,
 }
 
 impl Node {
@@ -171,27 +172,27 @@ impl Node {
             acknowledged: 0,
             recent: VecDeque::new(),
             recent_bytes: 0,
-            checks: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            roster: BTreeMap::new(),
-            links: BTreeSet::new(),
-            routes: BTreeMap::new(),
-            heard: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            ended: BTreeSet::new(),
-            told: BTreeMap::new(),
-            assemblies: BTreeMap::new(),
-            transfers: BTreeMap::new(),
+            checks: SortedMap::new(),
+            claims: SortedMap::new(),
+            roster: SortedMap::new(),
+            links: SortedSet::new(),
+            routes: SortedMap::new(),
+            heard: SortedMap::new(),
+            gone: SortedSet::new(),
+            ended: SortedSet::new(),
+            told: SortedMap::new(),
+            assemblies: SortedMap::new(),
+            transfers: SortedMap::new(),
             token: None,
             session: None,
             sequence: 0,
             pending: VecDeque::new(),
             joins: VecDeque::new(),
-            guests: BTreeMap::new(),
-            stable: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-            proposed: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            guests: SortedMap::new(),
+            stable: SortedMap::new(),
+            leaving: SortedMap::new(),
+            proposed: SortedMap::new(),
+            asked: SortedMap::new(),
             considered: VecDeque::new(),
             proposed_in: 0,
             going: false,
@@ -202,13 +203,13 @@ impl Node {
             awake_since: now,
             online: true,
             surveyed_at: 0,
-            reports: BTreeMap::new(),
+            reports: SortedMap::new(),
             offer: None,
             base: None,
             fenced: None,
             left_behind: None,
             out: Outputs::default(),
-            refused: BTreeMap::new(),
+            refused: SortedMap::new(),
             config,
         })
     }
@@ -425,14 +426,14 @@ impl Node {
 
     /// Whom it has to reach: the members, who votes, and before the state has arrived whom the
     /// welcome named.
-    pub fn peers(&self) -> BTreeSet<Key> {
+    pub fn peers(&self) -> SortedSet<Key> {
         let members = self.machine.members.values().map(|it| it.key);
         let voters = self.raft.conf().ids().into_iter();
-        let mut peers: BTreeSet<Key> = members
+        let mut peers: SortedSet<Key> = members
             .chain(voters.filter_map(|id| self.key_of(id)))
             .collect();
         if !self.ready {
-            peers.extend(self.roster.values());
+            peers.extend(self.roster.values().copied());
         }
         peers.remove(&self.config.keys.key());
         peers
@@ -464,7 +465,7 @@ impl Node {
     }
 
     /// What was refused of peers, by reason.
-    pub fn refused(&self) -> &BTreeMap<&'static str, u64> {
+    pub fn refused(&self) -> &SortedMap<&'static str, u64> {
         &self.refused
     }
 

@@ -456,10 +456,10 @@ impl Raft {
             return None;
         }
         let conf = self.conf();
-        let on_majority = |voters: &std::collections::BTreeSet<u64>| {
-            let mut matched: Vec<u64> = voters.iter().map(|id| self.matched(*id)).collect();
-            matched.sort_unstable_by(|a, b| b.cmp(a));
-            matched.get(voters.len() / 2).copied()
+        let on_majority = |voters: &iroh_rooms_sorted::SortedSet<u64>| {
+            let matched = || voters.iter().map(|id| self.matched(*id));
+            let have = |index: &u64| 2 * matched().filter(|it| it >= index).count() > voters.len();
+            matched().filter(have).max()
         };
         let mut index = on_majority(&conf.voters)?;
         if !conf.outgoing.is_empty() {
@@ -786,7 +786,7 @@ fn from_raft_snapshot(snapshot: &eraftpb::Snapshot) -> Snapshot {
 }
 
 fn to_conf_state(conf: &Conf) -> eraftpb::ConfState {
-    let list = |ids: &std::collections::BTreeSet<u64>| ids.iter().copied().collect();
+    let list = |ids: &iroh_rooms_sorted::SortedSet<u64>| ids.iter().copied().collect();
     eraftpb::ConfState {
         voters: list(&conf.voters),
         learners: list(&conf.learners),

@@ -4,8 +4,8 @@
 //! [`crate::raft::Raft::durable`], is searched exhaustively in the simulator's crate.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
 
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use serde::{Deserialize, Serialize};
 
 use crate::conf::Conf;
@@ -30,13 +30,13 @@ pub struct Record {
     /// The hash of the [`Base`].
     pub base_hash: Hash,
     /// Its first voters.
-    pub survivors: BTreeMap<u64, Key>,
+    pub survivors: SortedMap<u64, Key>,
     /// Whether nothing that was acknowledged can be missing.
     pub lossless: bool,
     /// Different for each.
     pub nonce: Hash,
     /// Every survivor's, over all of the above.
-    pub signatures: BTreeMap<u64, Signature>,
+    pub signatures: SortedMap<u64, Signature>,
 }
 
 impl Record {
@@ -126,8 +126,8 @@ pub struct Report {
 ///
 /// At least half is enough: an acknowledged entry is on more than half, so one of them has it; and
 /// once they have signed, no majority of the old epoch is left without them.
-pub fn is_lossless(reports: &BTreeMap<u64, Report>) -> bool {
-    let ids: BTreeSet<u64> = reports.keys().copied().collect();
+pub fn is_lossless(reports: &SortedMap<u64, Report>) -> bool {
+    let ids: SortedSet<u64> = reports.keys().copied().collect();
     let all = || reports.values().flat_map(|it| &it.confs);
     let committed = all().filter(|it| it.committed).map(|it| it.index).max();
     let Some(from) = committed else { return false };
@@ -137,14 +137,14 @@ pub fn is_lossless(reports: &BTreeMap<u64, Report>) -> bool {
 }
 
 /// The configurations that [`is_lossless`] looks at.
-pub fn relevant(reports: &BTreeMap<u64, Report>) -> Vec<&Seen> {
+pub fn relevant(reports: &SortedMap<u64, Report>) -> Vec<&Seen> {
     let all = || reports.values().flat_map(|it| &it.confs);
     let committed = all().filter(|it| it.committed).map(|it| it.index).max();
     all().filter(|it| Some(it.index) >= committed).collect()
 }
 
 /// Whose log the new epoch goes on from: the one that Raft would elect, of equals the lowest id.
-pub fn best(reports: &BTreeMap<u64, Report>) -> Option<u64> {
+pub fn best(reports: &SortedMap<u64, Report>) -> Option<u64> {
     let by = |(id, report): &(&u64, &Report)| (report.last, std::cmp::Reverse(**id));
     reports.iter().max_by_key(by).map(|(id, _)| *id)
 }
@@ -173,7 +173,7 @@ pub fn compare(ours: &[Record], theirs: &[Record]) -> Ordering {
 
 /// Whether both have a record in common, or one begins where the other was.
 pub fn is_related(ours: &[Record], theirs: &[Record]) -> bool {
-    let ids: BTreeSet<Hash> = ours.iter().map(Record::id).collect();
+    let ids: SortedSet<Hash> = ours.iter().map(Record::id).collect();
     theirs
         .iter()
         .any(|it| ids.contains(&it.id()) || ids.contains(&it.parent))

@@ -1,7 +1,6 @@
 //! `vectors/consensus.json`: frames and canonical JSON. Written with `UPDATE_VECTORS=1`, compared
 //! otherwise.
 
-use std::collections::BTreeMap;
 use std::{env, fs, path::Path};
 
 use data_encoding::HEXLOWER;
@@ -12,6 +11,7 @@ use iroh_rooms_consensus::recovery::Record;
 use iroh_rooms_consensus::session::{Payload, Proposal, SessionId};
 use iroh_rooms_consensus::state::{Change, canonical};
 use iroh_rooms_consensus::wire::{Body, Check, Chunk, Envelope, Frame, Lineage};
+use iroh_rooms_sorted::SortedMap;
 use serde_json::{Value, json};
 
 fn hex(bytes: impl AsRef<[u8]>) -> String {
@@ -63,10 +63,10 @@ fn frames() -> Vec<(&'static str, Frame)> {
         base: position,
         settled: 38,
         base_hash: [5; 32],
-        survivors: BTreeMap::from([(12, keys.key())]),
+        survivors: SortedMap::from([(12, keys.key())]),
         lossless: true,
         nonce: [6; 32],
-        signatures: BTreeMap::new(),
+        signatures: SortedMap::new(),
     };
     record.signatures.insert(12, keys.sign(&record.body()));
     let bodies = [

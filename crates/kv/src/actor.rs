@@ -14,11 +14,7 @@
 //! Gossip is called by one call at a time, which is waited for beside everything else and for at
 //! most [`CALL_TIMEOUT`]: when gossip hangs, this actor does not.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    future::pending,
-    pin::pin,
-};
+use std::{collections::VecDeque, future::pending, pin::pin};
 
 use bytes::Bytes;
 use iroh_base::{EndpointId, PublicKey, SecretKey};
@@ -26,6 +22,7 @@ use iroh_gossip::{
     Gossip, TopicId,
     api::{ApiError, Event as GossipEvent, GossipReceiver, GossipSender, GossipTopic},
 };
+use iroh_rooms_sorted::SortedSet;
 use n0_future::{
     StreamExt,
     boxed::BoxFuture,
@@ -114,9 +111,9 @@ pub(crate) struct Actor {
     events: broadcast::Sender<Event>,
     /// `None` while the topic is lost.
     sender: Option<GossipSender>,
-    neighbors: BTreeSet<EndpointId>,
+    neighbors: SortedSet<EndpointId>,
     /// Whom to dial when the topic was lost: at most [`PEERS_MAX`].
-    peers: BTreeSet<EndpointId>,
+    peers: SortedSet<EndpointId>,
     /// What gossip is to do, and who waits for it: at most [`CALLS_CAP`].
     calls: VecDeque<(Call, Waiter)>,
     /// What is still to be told to neighbours in this pass: at most what the store holds.
@@ -148,7 +145,7 @@ impl Actor {
         gossip: Gossip,
         topic: TopicId,
         secret: SecretKey,
-        peers: BTreeSet<EndpointId>,
+        peers: SortedSet<EndpointId>,
         config: Config,
     ) -> Self {
         let started = Instant::now();
@@ -165,7 +162,7 @@ impl Actor {
             store: Store::new(secret, lifetimes, now(started)),
             events,
             sender: None,
-            neighbors: BTreeSet::new(),
+            neighbors: SortedSet::new(),
             peers,
             calls: VecDeque::new(),
             repeats: VecDeque::new(),
@@ -710,7 +707,7 @@ mod tests {
         (gossip, router)
     }
 
-    fn actor(gossip: Gossip, peers: BTreeSet<EndpointId>) -> Actor {
+    fn actor(gossip: Gossip, peers: SortedSet<EndpointId>) -> Actor {
         Actor::new(
             gossip,
             TOPIC,
@@ -731,7 +728,7 @@ mod tests {
         let mut heard = other.subscribe(TOPIC, Vec::new()).await.unwrap();
 
         let (inbox, requests) = mpsc::channel(INBOX_CAP);
-        let actor = actor(lasting, BTreeSet::from([other_id]));
+        let actor = actor(lasting, SortedSet::from([other_id]));
         let scope = actor.store.scope();
         let kv = Kv { inbox, scope };
         let topic = ending.subscribe(TOPIC, Vec::new()).await.unwrap();
@@ -756,7 +753,7 @@ mod tests {
     #[tokio::test]
     async fn what_gossip_dropped_is_made_good_by_anti_entropy() {
         let (gossip, _router) = peer(&MemoryLookup::new()).await;
-        let mut actor = actor(gossip, BTreeSet::new());
+        let mut actor = actor(gossip, SortedSet::new());
         assert_eq!((actor.refresh_at, actor.pass_at), (None, None));
         actor.on_gossip(GossipEvent::Lagged);
         assert!(actor.refresh_at.is_some_and(|at| at <= Instant::now()));
@@ -775,7 +772,7 @@ mod tests {
     #[tokio::test]
     async fn a_burst_of_neighbours_is_answered_once() {
         let (gossip, _router) = peer(&MemoryLookup::new()).await;
-        let mut actor = actor(gossip, BTreeSet::new());
+        let mut actor = actor(gossip, SortedSet::new());
         for _ in 0..100 {
             let id = SecretKey::generate().public();
             actor.on_gossip(GossipEvent::NeighborUp(id));

@@ -1,10 +1,11 @@
 //! [`Kv`]: a signed map on a gossip topic, as those who use it see it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use iroh_base::{EndpointId, PublicKey, SecretKey};
 use iroh_gossip::{Gossip, TopicId};
+use iroh_rooms_sorted::SortedSet;
 use n0_future::{task::spawn, time::Duration};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -179,7 +180,7 @@ impl Kv {
         config: Config,
     ) -> Result<Self, Error> {
         let scope = secret.public();
-        let bootstrap: BTreeSet<_> = bootstrap.into_iter().take(PEERS_MAX).collect();
+        let bootstrap: SortedSet<_> = bootstrap.into_iter().take(PEERS_MAX).collect();
         let peers = bootstrap.iter().copied().collect();
         let link = subscribe(gossip.clone(), topic, peers).await?;
         let (inbox, requests) = mpsc::channel(INBOX_CAP);

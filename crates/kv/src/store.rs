@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use iroh_base::{PublicKey, SecretKey};
+use iroh_rooms_sorted::SortedMap;
 use thiserror::Error;
 
 use crate::{
@@ -150,10 +151,10 @@ pub struct Store {
     secret: SecretKey,
     scope: PublicKey,
     lifetimes: Lifetimes,
-    own: BTreeMap<Bytes, Own>,
+    own: SortedMap<Bytes, Own>,
     /// The newest timestamp ever given or adopted.
     stamp: u64,
-    others: HashMap<PublicKey, BTreeMap<Bytes, Entry>>,
+    others: HashMap<PublicKey, SortedMap<Bytes, Entry>>,
     tombstones: Tombstones,
     /// Keys whose own values someone holds newer ones of.
     outdated: bool,
@@ -188,7 +189,7 @@ impl Store {
             scope: secret.public(),
             secret,
             lifetimes,
-            own: BTreeMap::new(),
+            own: SortedMap::new(),
             stamp: 0,
             others: HashMap::new(),
             tombstones: Tombstones::default(),
@@ -271,7 +272,7 @@ impl Store {
             known: self.known,
             refused: self.refused,
             scopes: self.others.len(),
-            entries: self.others.values().map(BTreeMap::len).sum(),
+            entries: self.others.values().map(SortedMap::len).sum(),
             bytes: self.bytes,
             tombstones: self.tombstones.len(),
         }

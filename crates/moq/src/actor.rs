@@ -11,7 +11,6 @@
 //! 3. The task runs MoQ until the connection is closed, by whomever, and reports that.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +19,7 @@ use std::{
 };
 
 use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::Connection};
+use iroh_rooms_sorted::SortedMap;
 use n0_future::time::{self, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -92,18 +92,18 @@ pub(crate) struct Actor {
     table: Table,
     started: Instant,
     /// Connections that are established and not closed.
-    conns: HashMap<ConnId, Conn>,
+    conns: SortedMap<ConnId, Conn>,
     /// Dropping the sender stops the dial.
-    dials: HashMap<DialId, oneshot::Sender<()>>,
-    waiters: HashMap<WaiterId, oneshot::Sender<Result<Arc<SessionCore>, Error>>>,
+    dials: SortedMap<DialId, oneshot::Sender<()>>,
+    waiters: SortedMap<WaiterId, oneshot::Sender<Result<Arc<SessionCore>, Error>>>,
     /// Where to find the peers that are about to be dialled.
-    addrs: HashMap<Key, EndpointAddr>,
+    addrs: SortedMap<Key, EndpointAddr>,
     /// What the standing connection had received when the key's connection was replaced.
-    baselines: HashMap<ConnId, u64>,
+    baselines: SortedMap<ConnId, u64>,
     /// Who waits for all connections of a scope to be gone.
     closing: Vec<(ScopeId, Instant, oneshot::Sender<()>)>,
     /// Incoming connections whose handshake is in progress, by peer.
-    handshakes: HashMap<EndpointId, usize>,
+    handshakes: SortedMap<EndpointId, usize>,
     next_conn: Arc<AtomicU64>,
     reports: mpsc::Sender<Report>,
 }
@@ -125,13 +125,13 @@ impl Actor {
             counters,
             table,
             started: Instant::now(),
-            conns: HashMap::new(),
-            dials: HashMap::new(),
-            waiters: HashMap::new(),
-            addrs: HashMap::new(),
-            baselines: HashMap::new(),
+            conns: SortedMap::new(),
+            dials: SortedMap::new(),
+            waiters: SortedMap::new(),
+            addrs: SortedMap::new(),
+            baselines: SortedMap::new(),
             closing: Vec::new(),
-            handshakes: HashMap::new(),
+            handshakes: SortedMap::new(),
             next_conn: Arc::default(),
             reports,
         };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use iroh::EndpointId;
+use iroh_rooms_sorted::SortedMap;
 use moq_net::announce;
 use tokio::sync::watch;
 
@@ -14,7 +15,7 @@ use crate::scope::{MAX_ANNOUNCED, MAX_ANNOUNCED_HARD, Scope, ScopeInner, check_n
 
 /// Closes the session of a peer that announces without measure.
 pub(crate) async fn guard_announcements(scope: Weak<ScopeInner>, mut cursor: announce::Consumer) {
-    let mut counts: HashMap<EndpointId, usize> = HashMap::new();
+    let mut counts: SortedMap<EndpointId, usize> = SortedMap::new();
     while let Some(update) = cursor.next().await {
         let Some((remote, _)) = split(update.prefix.as_str()) else {
             continue;
@@ -70,7 +71,7 @@ pub struct Announced {
     remote: Option<EndpointId>,
     /// What was reported as active, with the broadcast instance behind it.
     names: HashMap<(EndpointId, String), Option<moq_net::Hop>>,
-    counts: HashMap<EndpointId, usize>,
+    counts: SortedMap<EndpointId, usize>,
     /// At most two: the end of a broadcast and its replacement.
     queue: VecDeque<Announce>,
     closed: watch::Receiver<bool>,
@@ -83,7 +84,7 @@ impl Announced {
             cursor: scope.inner().announced(),
             remote,
             names: HashMap::new(),
-            counts: HashMap::new(),
+            counts: SortedMap::new(),
             queue: VecDeque::new(),
             closed: scope.inner().watch_closed(),
             scope,

@@ -4,8 +4,9 @@
 //! below the highest that has not come is missing: it may be under way, or be given up by its
 //! writer, which nobody is told. What is given up here is counted, once.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
+use iroh_rooms_sorted::SortedMap;
 use n0_future::time::Instant;
 
 /// Separate runs of missing numbers; beyond, the lowest is given up.
@@ -17,7 +18,7 @@ pub(crate) struct Gaps {
     /// One past the highest number seen; before that, where to start.
     next: Option<u64>,
     /// By first number.
-    missing: BTreeMap<u64, Run>,
+    missing: SortedMap<u64, Run>,
     started: bool,
     /// Numbers may belong to datagrams, which get lost.
     datagrams: bool,
@@ -41,7 +42,7 @@ impl Gaps {
     pub(crate) fn new(start: Option<u64>) -> Self {
         Self {
             next: start,
-            missing: BTreeMap::new(),
+            missing: SortedMap::new(),
             started: false,
             datagrams: false,
             lagged: 0,
@@ -154,7 +155,7 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use iroh_rooms_sorted::SortedSet;
 
     use proptest::prelude::*;
 
@@ -225,7 +226,7 @@ mod tests {
         fn every_number_is_accounted_for(numbers in prop::collection::vec(0u64..200, 1..100), give_up in 0usize..100) {
             let now = Instant::now();
             let mut gaps = Gaps::new(None);
-            let mut come = BTreeSet::new();
+            let mut come = SortedSet::new();
             let first = numbers[0];
             for (step, number) in numbers.iter().enumerate() {
                 if gaps.arrived(*number, now) {

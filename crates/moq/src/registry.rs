@@ -1,14 +1,12 @@
 //! The scopes of an endpoint.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, Weak,
+    atomic::{AtomicU64, Ordering},
 };
 
 use iroh::EndpointId;
+use iroh_rooms_sorted::SortedMap;
 
 use crate::{
     error::Error,
@@ -19,13 +17,13 @@ use crate::{
 /// The scopes of an endpoint, to find the one that a dialler names.
 #[derive(Default)]
 pub(crate) struct Registry {
-    scopes: Mutex<BTreeMap<ScopeId, Weak<ScopeInner>>>,
+    scopes: Mutex<SortedMap<ScopeId, Weak<ScopeInner>>>,
     /// Numbers are never used again: connections of a closed scope may linger.
     next: AtomicU64,
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ScopeId, Weak<ScopeInner>>> {
+    fn lock(&self) -> MutexGuard<'_, SortedMap<ScopeId, Weak<ScopeInner>>> {
         self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -6,7 +6,7 @@
 //! the scope: sessions come and go underneath.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::VecDeque,
     str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -17,6 +17,7 @@ use std::{
 };
 
 use iroh::{EndpointAddr, EndpointId};
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use moq_net::{Pattern, Patterns, announce, kio, origin};
 use n0_future::time;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -82,10 +83,10 @@ pub(crate) struct ScopeInner {
     incoming: broadcast::Sender<IncomingSession>,
     local: origin::Producer,
     remote: origin::Producer,
-    published: Mutex<HashMap<String, Publication>>,
-    sessions: Mutex<HashMap<EndpointId, Arc<SessionCore>>>,
+    published: Mutex<SortedMap<String, Publication>>,
+    sessions: Mutex<SortedMap<EndpointId, Arc<SessionCore>>>,
     ended: Mutex<VecDeque<(EndpointId, SessionError)>>,
-    links: Mutex<HashMap<ConnId, Arc<Link>>>,
+    links: Mutex<SortedMap<ConnId, Arc<Link>>>,
     events: broadcast::Sender<CoreEvent>,
     inbox: mpsc::Sender<Message>,
     closed: watch::Sender<bool>,
@@ -212,9 +213,7 @@ impl Scope {
 
     /// The names published now, sorted.
     pub fn published_broadcasts(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.inner.published().keys().cloned().collect();
-        names.sort();
-        names
+        self.inner.published().keys().cloned().collect()
     }
 
     /// The session with a peer: the one that stands, or the result of a dial. All who ask while a
@@ -351,7 +350,7 @@ impl Scope {
     /// Ends the sessions with all peers at once, without waiting for anything. The scope stays
     /// open. For the moment in which a page goes away, and may come back.
     pub fn disconnect_all(&self, code: u32, reason: &str) {
-        let remotes: BTreeSet<EndpointId> = self
+        let remotes: SortedSet<EndpointId> = self
             .inner
             .links()
             .values()
@@ -393,13 +392,13 @@ impl std::fmt::Debug for Scope {
 }
 
 impl ScopeInner {
-    fn published(&self) -> MutexGuard<'_, HashMap<String, Publication>> {
+    fn published(&self) -> MutexGuard<'_, SortedMap<String, Publication>> {
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<SessionCore>>> {
+    fn sessions(&self) -> MutexGuard<'_, SortedMap<EndpointId, Arc<SessionCore>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -437,7 +436,7 @@ impl ScopeInner {
         let _nobody_listens = self.incoming.send(incoming);
     }
 
-    fn links(&self) -> MutexGuard<'_, HashMap<ConnId, Arc<Link>>> {
+    fn links(&self) -> MutexGuard<'_, SortedMap<ConnId, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

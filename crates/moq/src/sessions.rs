@@ -18,9 +18,10 @@
 //! A dial is never given up because the peer's came first: the peer may stand on it already. It is
 //! when the last who waits for it gives up.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use iroh::EndpointId;
+use iroh_rooms_sorted::SortedMap;
 
 use crate::close;
 
@@ -178,7 +179,7 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct Table {
     me: EndpointId,
-    entries: HashMap<Key, Entry>,
+    entries: SortedMap<Key, Entry>,
     next_dial: DialId,
 }
 
@@ -186,7 +187,7 @@ impl Table {
     pub(crate) fn new(me: EndpointId) -> Self {
         Self {
             me,
-            entries: HashMap::new(),
+            entries: SortedMap::new(),
             next_dial: 0,
         }
     }

@@ -1,7 +1,7 @@
 //! What a peer says: its broadcasts, and readers of their tracks.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     pin::Pin,
     task::{Poll, ready},
     time::Duration,
@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use iroh::EndpointId;
+use iroh_rooms_sorted::SortedMap;
 use moq_net::{broadcast, group, kio, track};
 use n0_future::time::{Instant, Sleep, sleep, sleep_until};
 
@@ -96,7 +97,7 @@ impl RemoteBroadcast {
             options,
             from_newest: options.start.is_none() && !options.max_age.is_zero(),
             gaps: Gaps::new(options.start),
-            held: BTreeMap::new(),
+            held: SortedMap::new(),
             patience: None,
             recovery: None,
             recovered: 0,
@@ -152,7 +153,7 @@ pub struct TrackReader {
     from_newest: bool,
     gaps: Gaps,
     /// Groups that wait for lower ones, if in order.
-    held: BTreeMap<u64, GroupReader>,
+    held: SortedMap<u64, GroupReader>,
     /// Until when the lowest missing group is waited for.
     patience: Option<(Instant, Pin<Box<Sleep>>)>,
     /// A missing group that is asked for by number.

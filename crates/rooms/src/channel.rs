@@ -4,14 +4,12 @@
 //! wrote to alone. Messages are kept for [`REMEMBERED`], so that the first ones are not lost on
 //! those who are still subscribing; there is no other history.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use iroh::EndpointId;
 use iroh_rooms_moq::{Broadcast, TrackConfig, TrackOptions, TrackWriter};
+use iroh_rooms_sorted::SortedMap;
 use tokio::sync::broadcast;
 
 use crate::{
@@ -121,7 +119,7 @@ pub(crate) fn parse(from: EndpointId, data: &[u8]) -> Option<Message> {
 pub(crate) struct Writer {
     pub(crate) broadcast: Broadcast,
     all: TrackWriter,
-    direct: HashMap<EndpointId, TrackWriter>,
+    direct: SortedMap<EndpointId, TrackWriter>,
     last: Duration,
 }
 
@@ -132,19 +130,16 @@ impl Writer {
         Ok(Self {
             broadcast,
             all,
-            direct: HashMap::new(),
+            direct: SortedMap::new(),
             last: Duration::ZERO,
         })
     }
 
     /// Makes the track of a peer before it asks for it.
     pub(crate) fn add_peer(&mut self, peer: EndpointId) -> Result<&mut TrackWriter, Error> {
-        match self.direct.entry(peer) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                Ok(entry.insert(self.broadcast.track(&peer.to_string(), config())?))
-            }
-        }
+        let broadcast = &mut self.broadcast;
+        let track = || broadcast.track(&peer.to_string(), config());
+        Ok(self.direct.entry(peer).or_try_insert_with(track)?)
     }
 
     pub(crate) fn remove_peer(&mut self, peer: &EndpointId) {

@@ -3,7 +3,7 @@
 //! Nothing in a frame says who wrote it: the sender is the peer whose session carries the track.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::VecDeque,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use iroh::EndpointId;
 use iroh_rooms_moq::{Broadcast, Frame, TrackConfig, TrackOptions, TrackWriter};
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 
 use crate::{
     Error,
@@ -135,7 +136,7 @@ fn message(peer: &Peer, text: String, micros: u64, group: u64) -> ChatMessage {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     messages: VecDeque<ChatMessage>,
-    seen: BTreeMap<EndpointId, Seen>,
+    seen: SortedMap<EndpointId, Seen>,
     accepted: u64,
 }
 
@@ -143,7 +144,7 @@ pub(crate) struct Log {
 #[derive(Debug, Default)]
 struct Seen {
     /// By timestamp and group, or by group and text where no timestamp travels.
-    messages: BTreeSet<(u64, u64)>,
+    messages: SortedSet<(u64, u64)>,
     /// The number of its last message among all.
     last: u64,
 }

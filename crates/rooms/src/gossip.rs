@@ -13,7 +13,7 @@
 mod idle;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -24,6 +24,7 @@ use iroh::{
     protocol::{AcceptError, ProtocolHandler},
 };
 use iroh_gossip::net::Gossip;
+use iroh_rooms_sorted::SortedMap;
 use n0_future::{
     task,
     time::{self, Instant},
@@ -62,7 +63,7 @@ struct State {
     gossip: Gossip,
     restarts: Restarts,
     /// What others opened to this instance, and may be closed by now.
-    connections: HashMap<EndpointId, Vec<WeakConnectionHandle>>,
+    connections: SortedMap<EndpointId, Vec<WeakConnectionHandle>>,
     refused: VecDeque<(EndpointId, Instant)>,
     refusals: u64,
 }
@@ -75,7 +76,7 @@ impl GossipSlot {
             state: Mutex::new(State {
                 gossip: Gossip::builder().spawn(endpoint.clone()),
                 restarts: Restarts::default(),
-                connections: HashMap::new(),
+                connections: SortedMap::new(),
                 refused: VecDeque::new(),
                 refusals: 0,
             }),

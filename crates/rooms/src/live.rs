@@ -6,7 +6,6 @@
 //!    order, so that peers hear a goodbye instead of waiting for a timeout.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -18,6 +17,7 @@ use iroh::{
 };
 use iroh_gossip::{TopicId, net::GOSSIP_ALPN};
 use iroh_rooms_moq::{ALPNS, Accept, Config as MoqConfig, Moq};
+use iroh_rooms_sorted::SortedMap;
 use n0_future::{
     StreamExt, task,
     time::{self, Instant},
@@ -151,7 +151,7 @@ struct Inner {
     status: watch::Sender<Status>,
     relays: Relays,
     tuning: Tuning,
-    rooms: Mutex<HashMap<TopicId, WeakRoom>>,
+    rooms: Mutex<SortedMap<TopicId, WeakRoom>>,
     hub: Arc<doorman::Hub>,
     marks: Marks,
 }
@@ -160,7 +160,7 @@ struct Inner {
 #[derive(Debug)]
 pub(crate) struct Marks {
     started: Instant,
-    first: Mutex<BTreeMap<&'static str, f64>>,
+    first: Mutex<SortedMap<&'static str, f64>>,
 }
 
 impl Marks {
@@ -178,7 +178,7 @@ impl Marks {
             .or_insert_with(|| self.started.elapsed().as_secs_f64() * 1000.0);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, f64>> {
+    fn lock(&self) -> MutexGuard<'_, SortedMap<&'static str, f64>> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -198,7 +198,7 @@ pub struct Stats {
     pub gossip_restarts: u64,
     /// When what happened for the first time, in milliseconds since the start: `bound`, `relay`,
     /// and of the rooms `topic`, `neighbor`, `peer`, `dial`, `session`, `broadcast`, `message`.
-    pub first_ms: BTreeMap<&'static str, f64>,
+    pub first_ms: SortedMap<&'static str, f64>,
 }
 
 impl Live {
@@ -386,7 +386,7 @@ impl Live {
             .collect()
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<TopicId, WeakRoom>> {
+    fn rooms(&self) -> MutexGuard<'_, SortedMap<TopicId, WeakRoom>> {
         self.inner
             .rooms
             .lock()

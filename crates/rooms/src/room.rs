@@ -7,14 +7,12 @@
 mod actor;
 mod events;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use iroh::EndpointId;
 use iroh_gossip::TopicId;
 use iroh_rooms_moq::{Accept, Broadcast, RemoteBroadcast, Scope, close::LEAVING};
+use iroh_rooms_sorted::SortedMap;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -72,9 +70,9 @@ pub(crate) struct Members {
     /// The room's id.
     pub(crate) room_id: [u8; 32],
     /// The members' names.
-    pub(crate) participants: BTreeMap<EndpointId, String>,
+    pub(crate) participants: SortedMap<EndpointId, String>,
     /// Why those are gone who were members last.
-    pub(crate) gone: BTreeMap<EndpointId, LeftReason>,
+    pub(crate) gone: SortedMap<EndpointId, LeftReason>,
 }
 
 /// Follows the members.

@@ -12,12 +12,10 @@
 //! Silence is measured on a clock that stops while the own relay is away and for [`GRACE`]
 //! after it: an own outage makes nobody else leave.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use iroh::EndpointId;
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 
 use crate::{
     event::{Changed, LeftReason, Peer},
@@ -81,8 +79,8 @@ pub enum Output {
 struct Entry {
     peer: Peer,
     /// Broadcasts by presence, and those announced on the session.
-    listed: BTreeSet<String>,
-    live: BTreeSet<String>,
+    listed: SortedSet<String>,
+    live: SortedSet<String>,
     had_session: bool,
     /// The window of silence without a session.
     expiry: Duration,
@@ -93,7 +91,7 @@ struct Entry {
 /// The peers of a room. Time goes in as the duration since any fixed instant.
 #[derive(Debug, Default)]
 pub struct Roster {
-    peers: BTreeMap<EndpointId, Entry>,
+    peers: SortedMap<EndpointId, Entry>,
     clock: SilenceClock,
     refused: u64,
 }
@@ -167,7 +165,7 @@ impl Roster {
         } else {
             PRESENCE_EXPIRY
         };
-        let listed: BTreeSet<String> = state
+        let listed: SortedSet<String> = state
             .broadcasts
             .iter()
             .filter(|name| !is_internal(name))
@@ -190,7 +188,7 @@ impl Roster {
             let entry = Entry {
                 peer: peer.clone(),
                 listed,
-                live: BTreeSet::new(),
+                live: SortedSet::new(),
                 had_session: false,
                 expiry,
                 heard: clock,
@@ -230,7 +228,7 @@ impl Roster {
     fn change_live(
         &mut self,
         peer: EndpointId,
-        change: impl FnOnce(&mut BTreeSet<String>) -> bool,
+        change: impl FnOnce(&mut SortedSet<String>) -> bool,
     ) -> Vec<Output> {
         match self.peers.get_mut(&peer) {
             Some(entry) => {
@@ -274,7 +272,7 @@ impl Roster {
 impl Entry {
     /// Derives the peer's broadcasts anew and reports what changed.
     fn settle(&mut self, mut changed: Vec<Changed>) -> Vec<Output> {
-        let names: Vec<String> = self.listed.union(&self.live).cloned().collect();
+        let names: Vec<String> = self.listed.union(&self.live).into_iter().collect();
         let new: Vec<String> = names
             .iter()
             .filter(|name| !self.peer.broadcasts.contains(name))
@@ -585,7 +583,7 @@ mod tests {
         #[test]
         fn every_joined_has_exactly_one_left(steps in proptest::collection::vec(step(), 0..80)) {
             let mut roster = Roster::default();
-            let mut here = BTreeSet::new();
+            let mut here = SortedSet::new();
             let mut now = s(0);
             for step in steps {
                 let outputs = match step {

@@ -2,6 +2,8 @@
 
 #[cfg(target_family = "wasm")]
 mod batching;
+#[cfg(target_family = "wasm")]
+mod crypto;
 mod early;
 
 use std::{sync::Arc, time::Duration};
@@ -77,11 +79,11 @@ pub(crate) fn endpoint(
     tuning: Tuning,
 ) -> Builder {
     let builder = match relays {
-        Relays::N0 => Endpoint::builder(presets::N0),
-        Relays::Custom(urls) => private(Endpoint::builder(presets::Minimal))
+        Relays::N0 => public(),
+        Relays::Custom(urls) => private(Endpoint::builder(presets::Empty))
             .relay_mode(RelayMode::Custom(urls.iter().map(relay_config).collect())),
         Relays::Disabled => {
-            private(Endpoint::builder(presets::Minimal)).relay_mode(RelayMode::Disabled)
+            private(Endpoint::builder(presets::Empty)).relay_mode(RelayMode::Disabled)
         }
     };
     #[cfg(target_family = "wasm")]
@@ -95,6 +97,22 @@ pub(crate) fn endpoint(
         .crypto_provider(Arc::new(crypto_provider(tuning)))
         .transport_config(transport_config(tuning))
         .address_lookup(lookup)
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn public() -> Builder {
+    Endpoint::builder(presets::N0)
+}
+
+/// What that preset is in a browser, but for the whole of ring's cryptography, see [`crypto`].
+#[cfg(target_family = "wasm")]
+fn public() -> Builder {
+    use iroh::address_lookup::{PkarrPublisher, PkarrResolver};
+
+    Endpoint::builder(presets::Empty)
+        .address_lookup(PkarrPublisher::n0_dns())
+        .address_lookup(PkarrResolver::n0_dns())
+        .relay_mode(RelayMode::Default)
 }
 
 /// A relay without TLS, one for development, has no QUIC address discovery either, and a probe
@@ -117,15 +135,15 @@ fn private(builder: Builder) -> Builder {
         .net_report_config(report)
 }
 
-/// Ring, see [`Tuning::cipher`].
+#[cfg(not(target_family = "wasm"))]
+fn crypto_provider(_: Tuning) -> rustls::crypto::CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+/// See [`Tuning::cipher`].
+#[cfg(target_family = "wasm")]
 fn crypto_provider(tuning: Tuning) -> rustls::crypto::CryptoProvider {
-    let mut provider = rustls::crypto::ring::default_provider();
-    if cfg!(target_family = "wasm") && tuning.cipher {
-        provider.cipher_suites.sort_by_key(|suite| {
-            suite.suite() != rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-        });
-    }
-    provider
+    crypto::provider(tuning.cipher)
 }
 
 fn transport_config(tuning: Tuning) -> QuicTransportConfig {

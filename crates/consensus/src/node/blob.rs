@@ -1,6 +1,6 @@
 //! What is too large for one frame: it travels in chunks, named by the hash of the whole.
 
-use std::collections::BTreeMap;
+use iroh_rooms_sorted::SortedMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,7 @@ pub(super) fn is_chunk(chunk: &Chunk) -> bool {
 pub(super) struct Assembly {
     pub(super) hash: Hash,
     length: u64,
-    chunks: BTreeMap<u64, Vec<u8>>,
+    chunks: SortedMap<u64, Vec<u8>>,
 }
 
 impl Assembly {
@@ -80,7 +80,7 @@ impl Assembly {
         Self {
             hash: chunk.hash,
             length: chunk.length,
-            chunks: BTreeMap::new(),
+            chunks: SortedMap::new(),
         }
     }
 

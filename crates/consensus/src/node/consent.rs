@@ -21,7 +21,7 @@ pub(super) struct Asked {
     digest: Hash,
     since: u64,
     asked: u64,
-    votes: BTreeMap<u64, Vote>,
+    votes: SortedMap<u64, Vote>,
 }
 
 /// A proposal that the application is asked about, and its signed answer.
@@ -42,7 +42,7 @@ impl Node {
             proposal,
             since: self.now,
             asked: 0,
-            votes: BTreeMap::new(),
+            votes: SortedMap::new(),
         };
         self.asked.insert(key, asked);
         self.watch_consent();

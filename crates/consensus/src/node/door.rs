@@ -137,7 +137,7 @@ impl Node {
         let members = self.machine.members.iter().map(|(id, it)| (*id, it.key));
         let voters = attestation.conf.ids().into_iter();
         let voters = voters.filter_map(|id| Some((id, self.key_of(id)?)));
-        let roster: BTreeMap<u64, Key> = members.chain(voters).collect();
+        let roster: SortedMap<u64, Key> = members.chain(voters).collect();
         let (key, nonce) = (attestation.key, attestation.nonce);
         let welcome = Welcome {
             records: self.records.clone(),
@@ -151,12 +151,8 @@ impl Node {
     /// Asks again for what has not come, and gives up what does not come.
     pub(super) fn watch_guests(&mut self) {
         let now = self.now;
-        let late = |it: &mut Guest| now >= it.since + ATTEST_MS;
-        let late: Vec<Guest> = self
-            .guests
-            .extract_if(.., |_, it| late(it))
-            .map(|(_, it)| it)
-            .collect();
+        let late = self.guests.extract_if(|_, it| now >= it.since + ATTEST_MS);
+        let late: Vec<Guest> = late.map(|(_, it)| it).collect();
         let mine = |it: &Guest| it.attestation.leader == self.me;
         for guest in late.iter().filter(|it| mine(it)) {
             let (key, nonce) = (guest.attestation.key, guest.attestation.nonce);

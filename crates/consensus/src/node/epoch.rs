@@ -57,7 +57,7 @@ impl Node {
     ) -> Option<Self> {
         const ME: u64 = 1;
         let key = config.keys.key();
-        let mut machine = Machine::new(config.room, state, BTreeSet::from([key]));
+        let mut machine = Machine::new(config.room, state, SortedSet::from([key]));
         machine.index = ME;
         machine.consent = config.approval == Approval::Majority;
         // The epoch's id depends on the machine, so the founder's session is named by the nonce.
@@ -77,7 +77,7 @@ impl Node {
             machine: machine.store(),
             index: ME,
             conf: Conf {
-                voters: BTreeSet::from([ME]),
+                voters: SortedSet::from([ME]),
                 ..Default::default()
             },
             tail: Vec::new(),
@@ -89,10 +89,10 @@ impl Node {
             base: Position { term: 1, index: ME },
             settled: ME,
             base_hash: Blob::Base(base.clone()).hash(),
-            survivors: BTreeMap::from([(ME, key)]),
+            survivors: SortedMap::from([(ME, key)]),
             lossless: number == 0,
             nonce,
-            signatures: BTreeMap::new(),
+            signatures: SortedMap::new(),
         };
         record
             .signatures
@@ -113,7 +113,7 @@ impl Node {
         if !chain || !Self::is_proven(&config, &welcome) {
             return None;
         }
-        let machine = Machine::new(config.room, State::Opaque(Vec::new()), BTreeSet::new());
+        let machine = Machine::new(config.room, State::Opaque(Vec::new()), SortedSet::new());
         let id = welcome.attestation.id;
         let mut node = Self::empty(config, id, welcome.records, machine, now)?;
         node.door = door;
@@ -131,7 +131,7 @@ impl Node {
             return true;
         }
         let attestation = &welcome.attestation;
-        let roster: BTreeMap<u64, Key> = welcome.roster.iter().copied().collect();
+        let roster: SortedMap<u64, Key> = welcome.roster.iter().copied().collect();
         welcome.records.last().map(Record::id) == Some(attestation.epoch)
             && attestation.key == config.keys.key()
             && attestation.is_proven(&*config.keys, |id| roster.get(&id).copied())

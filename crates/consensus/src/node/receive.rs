@@ -57,7 +57,9 @@ impl Node {
         }
         self.heard.insert(from, self.now);
         self.gone.remove(&from);
-        self.gone.extend(self.ended.get(&from));
+        if self.ended.contains(&from) {
+            self.gone.insert(from);
+        }
         match envelope.body() {
             Some(body) => self.hear(from, body),
             None => self.refuse("malformed"),

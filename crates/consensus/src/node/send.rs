@@ -76,7 +76,7 @@ impl Node {
                     let members: Vec<Key> =
                         self.machine.members.values().map(|it| it.key).collect();
                     let known = members.iter().chain(self.roster.values());
-                    let linked: BTreeSet<Key> = known
+                    let linked: SortedSet<Key> = known
                         .filter(|it| self.links.contains(*it))
                         .copied()
                         .collect();

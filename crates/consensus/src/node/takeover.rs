@@ -53,7 +53,7 @@ impl Node {
         self.reports
             .retain(|_, (at, _)| *at + REPORT_MS >= self.now);
         self.reports.insert(self.me, (self.now, self.report()));
-        let reports: BTreeMap<u64, Report> = self
+        let reports: SortedMap<u64, Report> = self
             .reports
             .iter()
             .map(|(id, (_, it))| (*id, it.clone()))
@@ -62,10 +62,9 @@ impl Node {
             .into_iter()
             .map(|it| it.conf.clone())
             .collect();
-        let voters: BTreeSet<u64> = confs
+        let voters: SortedSet<u64> = confs
             .iter()
             .flat_map(|it| it.voters.union(&it.outgoing))
-            .copied()
             .collect();
         for id in &voters {
             if *id != self.me {
@@ -73,7 +72,7 @@ impl Node {
             }
         }
         // Who reports without a vote in any of them does not count.
-        let reports: BTreeMap<u64, Report> = reports
+        let reports: SortedMap<u64, Report> = reports
             .into_iter()
             .filter(|(id, _)| voters.contains(id))
             .collect();
@@ -85,7 +84,7 @@ impl Node {
                 report.confs.truncate(1);
             }
         }
-        let ids: BTreeSet<u64> = reports.keys().copied().collect();
+        let ids: SortedSet<u64> = reports.keys().copied().collect();
         let rest_gone = voters.difference(&ids).all(|id| self.gone.contains(id));
         if !rest_gone || !is_lossless(&counted) || best(&reports) != Some(self.me) {
             return;
@@ -181,13 +180,13 @@ impl Node {
             return;
         }
         let conf = self.raft.conf().ids();
-        self.make_offer(&BTreeSet::from([self.me]), &conf, false);
+        self.make_offer(&SortedSet::from([self.me]), &conf, false);
     }
 
-    fn make_offer(&mut self, survivors: &BTreeSet<u64>, voters: &BTreeSet<u64>, lossless: bool) {
+    fn make_offer(&mut self, survivors: &SortedSet<u64>, voters: &SortedSet<u64>, lossless: bool) {
         let keys = survivors.iter().map(|id| Some((*id, self.key_of(*id)?)));
         let (Some(keys), Some(parent)) = (
-            keys.collect::<Option<BTreeMap<_, _>>>(),
+            keys.collect::<Option<SortedMap<_, _>>>(),
             self.records.last(),
         ) else {
             return;
@@ -243,7 +242,7 @@ impl Node {
             survivors: keys,
             lossless,
             nonce,
-            signatures: BTreeMap::new(),
+            signatures: SortedMap::new(),
         };
         let body = record.body();
         record

@@ -94,7 +94,7 @@ proptest! {
             }
         }
         for side in 0..2 {
-            let entry = &tables[side].entries[&keys[side]];
+            let entry = tables[side].entries.get(&keys[side]).unwrap();
             prop_assert_eq!(entry.standing.map(|link| link.conn), Some(0));
             prop_assert!(entry.retiring.is_empty() && entry.dial.is_none());
         }

@@ -13,7 +13,7 @@ mod events;
 mod guests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -26,6 +26,7 @@ use iroh_rooms_consensus::{
     state::State,
     storage::Saved,
 };
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use n0_future::{
     task::{self, AbortOnDropHandle},
     time::{self, Instant},
@@ -157,11 +158,11 @@ pub(super) fn spawn(
         opening: None,
         rooms_tx,
         members: watch::Sender::new(Members::default()),
-        gone: BTreeMap::new(),
-        proposals: HashMap::new(),
-        asked: BTreeMap::new(),
-        deadlines: BTreeMap::new(),
-        guests: HashMap::new(),
+        gone: SortedMap::new(),
+        proposals: SortedMap::new(),
+        asked: SortedMap::new(),
+        deadlines: SortedMap::new(),
+        guests: SortedMap::new(),
         count: 0,
         founding: None,
         ended: None,
@@ -206,12 +207,12 @@ struct Actor {
     topic_secret: Option<[u8; 32]>,
     members: watch::Sender<Members>,
     /// Why former members are.
-    gone: BTreeMap<EndpointId, LeftReason>,
-    proposals: HashMap<u64, Proposal>,
-    asked: BTreeMap<u64, Asked>,
+    gone: SortedMap<EndpointId, LeftReason>,
+    proposals: SortedMap<u64, Proposal>,
+    asked: SortedMap<u64, Asked>,
     /// Of questions.
-    deadlines: BTreeMap<u64, Instant>,
-    guests: HashMap<(Key, Hash), Guest>,
+    deadlines: SortedMap<u64, Instant>,
+    guests: SortedMap<(Key, Hash), Guest>,
     /// Names proposals and questions.
     count: u64,
     /// This member has made the room, then, and its door was not found to answer yet.
@@ -633,13 +634,13 @@ impl Actor {
             let peers = node.peers();
             let voters = status.conf.ids().into_iter();
             let voters = voters.filter(|id| status.conf.is_voter(*id));
-            let voters: BTreeSet<Key> = voters.filter_map(|id| node.key(id)).collect();
+            let voters: SortedSet<Key> = voters.filter_map(|id| node.key(id)).collect();
             let members = status.ready.then(|| {
                 let members = machine.members.values();
                 let members = members.filter(|it| !banned.contains(&it.key));
                 members
                     .filter_map(|it| Some((id_of(&it.key)?, it.participant.clone())))
-                    .collect::<BTreeMap<EndpointId, String>>()
+                    .collect::<SortedMap<EndpointId, String>>()
             });
             (peers, banned, members, voters, machine.door())
         };

@@ -4,7 +4,6 @@
 //! that is not here, or says what is no frame, gets no further.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +20,7 @@ use iroh_rooms_consensus::{
     ended_digest,
     keys::{Hash, Key},
 };
+use iroh_rooms_sorted::SortedMap;
 use n0_future::{
     task,
     time::{self, Instant},
@@ -160,9 +160,9 @@ pub(crate) struct Hub {
 
 #[derive(Default)]
 struct State {
-    rooms: BTreeMap<u64, Entry>,
+    rooms: SortedMap<u64, Entry>,
     next: u64,
-    asks: HashMap<EndpointId, (u32, Instant)>,
+    asks: SortedMap<EndpointId, (u32, Instant)>,
 }
 
 impl std::fmt::Debug for Hub {

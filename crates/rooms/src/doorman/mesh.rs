@@ -7,11 +7,7 @@
 //!    dialled is gone until it is back.
 //! 4. Frames that find no place in a queue are dropped: consensus says everything again that matters.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use iroh::{
@@ -24,6 +20,7 @@ use iroh_rooms_consensus::{
     wire::Lane,
 };
 use iroh_rooms_moq::close;
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use n0_future::{
     task::{self, AbortOnDropHandle, JoinSet},
     time::{self, Instant},
@@ -211,10 +208,10 @@ pub(super) struct Mesh {
     me: EndpointId,
     room: Hash,
     proof: Proof,
-    links: BTreeMap<Key, Link>,
-    wanted: BTreeSet<Key>,
+    links: SortedMap<Key, Link>,
+    wanted: SortedSet<Key>,
     /// That members have named.
-    relays: BTreeSet<RelayUrl>,
+    relays: SortedSet<RelayUrl>,
     reports: mpsc::Sender<Report>,
     count: u64,
     /// Frames that found no place.
@@ -233,9 +230,9 @@ impl Mesh {
             me: live.endpoint_id(),
             room,
             proof: Proof::new(topic_secret),
-            links: BTreeMap::new(),
-            wanted: BTreeSet::new(),
-            relays: BTreeSet::new(),
+            links: SortedMap::new(),
+            wanted: SortedSet::new(),
+            relays: SortedSet::new(),
             reports,
             count: 0,
             dropped: 0,
@@ -249,7 +246,7 @@ impl Mesh {
     }
 
     /// Whom to have connections to; the others' are let go. `banned` at once and with their code.
-    pub(super) fn want(&mut self, peers: BTreeSet<Key>, banned: impl Fn(&Key) -> bool) {
+    pub(super) fn want(&mut self, peers: SortedSet<Key>, banned: impl Fn(&Key) -> bool) {
         let now = Instant::now();
         for key in peers.difference(&self.wanted) {
             let wait = match self.me.as_bytes() < key {
@@ -319,7 +316,7 @@ impl Mesh {
     }
 
     /// Hands the secret of the room's key to these, once on each connection.
-    pub(super) fn hand_key(&mut self, door: &Hash, secret: &[u8; 32], to: &BTreeSet<Key>) {
+    pub(super) fn hand_key(&mut self, door: &Hash, secret: &[u8; 32], to: &SortedSet<Key>) {
         for key in to {
             let link = self.links.get_mut(key);
             let Some(open) = link.and_then(|it| it.open.as_mut()) else {
@@ -740,7 +737,7 @@ async fn read_lanes(
     reports: &mpsc::Sender<Report>,
 ) -> Result<(), Broken> {
     let mut readers = JoinSet::new();
-    let mut seen = BTreeSet::new();
+    let mut seen = SortedSet::new();
     let unread = Arc::new(Semaphore::new(UNREAD_BYTES));
     loop {
         let mut stream = tokio::select! {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use iroh::{EndpointAddr, EndpointId, RelayUrl};
 use iroh_rooms_consensus::{Welcome, keys::Hash};
+use iroh_rooms_sorted::SortedMap;
 use n0_future::time::{self, Instant};
 
 use super::hub::{DOOR_ALPN, read_door};
@@ -41,13 +42,14 @@ pub(super) fn relays_of(live: &Live, door: &EndpointId, named: &[RelayUrl]) -> V
             .cloned()
             .collect::<Vec<_>>(),
     );
-    relays.sort_by_key(|relay| {
+    let hashed = relays.into_iter().map(|relay| {
         let mut hasher = blake3::Hasher::new();
         hasher.update(door.as_bytes());
         hasher.update(relay.as_str().as_bytes());
-        *hasher.finalize().as_bytes()
+        (*hasher.finalize().as_bytes(), relay)
     });
-    relays
+    let hashed: SortedMap<[u8; 32], RelayUrl> = hashed.collect();
+    hashed.into_values().collect()
 }
 
 /// What is asked with.

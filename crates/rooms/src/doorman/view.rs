@@ -229,7 +229,7 @@ impl Shared {
         };
         let status = node.status();
         let forked = self.forked.is_some_and(|until| Instant::now() < until);
-        let ids = |ids: &std::collections::BTreeSet<u64>| {
+        let ids = |ids: &iroh_rooms_sorted::SortedSet<u64>| {
             let keys = ids.iter().filter_map(|id| node.key(*id));
             keys.filter_map(|key| id_of(&key)).collect()
         };

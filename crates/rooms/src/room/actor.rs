@@ -17,7 +17,6 @@ mod presence;
 mod sessions;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -28,6 +27,7 @@ use iroh_rooms_kv::{self as kv, Kv};
 use iroh_rooms_moq::{
     Error as MoqError, Frame, RemoteBroadcast, Scope, Session, SubscribeError, close,
 };
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use n0_future::{
     task::{self, AbortOnDropHandle},
     time::{self, Instant, SystemTime},
@@ -123,22 +123,22 @@ pub(super) async fn spawn(
         dirty: false,
         roster: Roster::default(),
         started,
-        sessions: BTreeMap::new(),
-        dials: HashMap::new(),
-        relays: HashMap::new(),
-        last_values: HashMap::new(),
-        live_broadcasts: BTreeMap::new(),
-        fading: HashMap::new(),
-        readers: HashMap::new(),
-        published: HashMap::new(),
+        sessions: SortedMap::new(),
+        dials: SortedMap::new(),
+        relays: SortedMap::new(),
+        last_values: SortedMap::new(),
+        live_broadcasts: SortedMap::new(),
+        fading: SortedMap::new(),
+        readers: SortedMap::new(),
+        published: SortedMap::new(),
         published_count: 0,
         chat: None,
-        channels: HashMap::new(),
-        neighbors: BTreeSet::new(),
+        channels: SortedMap::new(),
+        neighbors: SortedSet::new(),
         rejoined: started,
         lonely_since: None,
         refused: 0,
-        refused_of: HashMap::new(),
+        refused_of: SortedMap::new(),
         reports_tx,
     };
     let status = live.status_changes();
@@ -218,29 +218,29 @@ struct Actor {
     dirty: bool,
     roster: Roster,
     started: Instant,
-    sessions: BTreeMap<EndpointId, OpenSession>,
+    sessions: SortedMap<EndpointId, OpenSession>,
     /// Of peers in the roster, and at first of those that the ticket names.
-    dials: HashMap<EndpointId, Dial>,
-    relays: HashMap<EndpointId, RelayUrl>,
+    dials: SortedMap<EndpointId, Dial>,
+    relays: SortedMap<EndpointId, RelayUrl>,
     /// When the last value of each peer was written, also of those who left.
-    last_values: HashMap<EndpointId, u64>,
+    last_values: SortedMap<EndpointId, u64>,
     /// Announced on sessions, also of peers whose presence has not arrived. The scope limits
     /// how many names a session may announce.
-    live_broadcasts: BTreeMap<EndpointId, BTreeSet<String>>,
-    fading: HashMap<(EndpointId, String), Instant>,
+    live_broadcasts: SortedMap<EndpointId, SortedSet<String>>,
+    fading: SortedMap<(EndpointId, String), Instant>,
     /// Tasks that read or wait for broadcasts; dropping one ends it.
-    readers: HashMap<(EndpointId, String), Vec<AbortOnDropHandle<()>>>,
+    readers: SortedMap<(EndpointId, String), Vec<AbortOnDropHandle<()>>>,
     /// Own broadcasts, with a number that tells instances of one name apart.
-    published: HashMap<String, (u64, AbortOnDropHandle<()>)>,
+    published: SortedMap<String, (u64, AbortOnDropHandle<()>)>,
     published_count: u64,
     chat: Option<ChatPublisher>,
-    channels: HashMap<String, OpenChannel>,
-    neighbors: BTreeSet<EndpointId>,
+    channels: SortedMap<String, OpenChannel>,
+    neighbors: SortedSet<EndpointId>,
     rejoined: Instant,
     lonely_since: Option<Instant>,
     refused: u64,
     /// Of `refused`, what came from peers in the roster.
-    refused_of: HashMap<EndpointId, u64>,
+    refused_of: SortedMap<EndpointId, u64>,
     reports_tx: mpsc::Sender<Report>,
 }
 

@@ -1,12 +1,13 @@
 //! The view of a room, and the cursors that read its events.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex},
 };
 
 use iroh::EndpointId;
 use iroh_rooms_moq::{RemoteBroadcast, Session};
+use iroh_rooms_sorted::{SortedMap, SortedSet};
 use tokio::sync::broadcast;
 
 use super::{Options, lock};
@@ -21,14 +22,14 @@ const EVENTS_CAP: usize = 256;
 /// Departures remembered to tell slow cursors the reason.
 const DEPARTED_CAP: usize = 256;
 
-type Subscribed = BTreeMap<(EndpointId, String), (RemoteBroadcast, Option<Session>)>;
+type Subscribed = SortedMap<(EndpointId, String), (RemoteBroadcast, Option<Session>)>;
 
 /// What a room looks like now.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) me: Peer,
     pub(super) chat: chat::Log,
-    peers: BTreeMap<EndpointId, Peer>,
+    peers: SortedMap<EndpointId, Peer>,
     subscribed: Subscribed,
     departed: VecDeque<(EndpointId, LeftReason)>,
     /// `None` once the room is closed.
@@ -47,8 +48,8 @@ impl View {
                 joined_at: super::actor::wall_micros() / 1000,
             },
             chat: chat::Log::default(),
-            peers: BTreeMap::new(),
-            subscribed: BTreeMap::new(),
+            peers: SortedMap::new(),
+            subscribed: SortedMap::new(),
             departed: VecDeque::new(),
             events: Some(broadcast::Sender::new(EVENTS_CAP)),
         }
@@ -122,8 +123,8 @@ pub struct RoomEvents {
     /// Delivered before the receiver is read on.
     queue: VecDeque<Event>,
     /// What the reader of this cursor knows.
-    known: BTreeMap<EndpointId, Peer>,
-    known_broadcasts: BTreeSet<(EndpointId, String)>,
+    known: SortedMap<EndpointId, Peer>,
+    known_broadcasts: SortedSet<(EndpointId, String)>,
 }
 
 impl RoomEvents {
@@ -132,8 +133,8 @@ impl RoomEvents {
             view,
             receiver: None,
             queue: VecDeque::new(),
-            known: BTreeMap::new(),
-            known_broadcasts: BTreeSet::new(),
+            known: SortedMap::new(),
+            known_broadcasts: SortedSet::new(),
         };
         events.catch_up();
         events

@@ -1,6 +1,6 @@
 //! What consensus tells, what handles ask, and how the one answers the other.
 
-use std::collections::BTreeSet;
+use iroh_rooms_sorted::SortedSet;
 
 use iroh::{EndpointId, SecretKey};
 use iroh_rooms_consensus::{
@@ -115,7 +115,7 @@ impl Actor {
         let key = SecretKey::from_bytes(&rand::random());
         let door = key.public();
         // Who votes may lead when it is made, and must then hold the key.
-        let voters: BTreeSet<Key> = {
+        let voters: SortedSet<Key> = {
             let shared = lock(&self.shared);
             let consensus = shared.consensus();
             consensus.voters.iter().map(|it| *it.as_bytes()).collect()
@@ -308,8 +308,8 @@ impl Actor {
                 let heard = |key: &Key| self.mesh.as_ref().is_some_and(|it| it.is_heard(key));
                 *id == status.id || key.is_some_and(|key| heard(&key))
             };
-            let (here, missing): (BTreeSet<u64>, BTreeSet<u64>) =
-                status.conf.voters.iter().partition(|id| here(id));
+            let (here, missing): (SortedSet<u64>, SortedSet<u64>) =
+                status.conf.voters.iter().copied().partition(here);
             let eligible = self.options.recovery == Recovery::Auto
                 && status.conf.is_voter(status.id)
                 && status.conf.is_half(&here);

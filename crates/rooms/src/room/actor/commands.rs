@@ -104,8 +104,8 @@ impl Actor {
                     crate::presence::MAX_BROADCASTS
                 )));
             }
-            state.broadcasts.push(name.clone());
-            state.broadcasts.sort();
+            let at = state.broadcasts.partition_point(|it| *it < name);
+            state.broadcasts.insert(at, name.clone());
         }
         // Channels are found by the sessions alone and take no room in presence.
         let listed = !name.starts_with(channel::PREFIX);

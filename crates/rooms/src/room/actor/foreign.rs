@@ -4,10 +4,11 @@
 //! sessions are in the endpoint's own MoQ scope. There is more in it than this room, so here the
 //! broadcasts of a peer are those that its presence names.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use iroh::EndpointId;
 use iroh_rooms_moq::close;
+use iroh_rooms_sorted::SortedMap;
 use n0_future::time::Instant;
 
 use super::{Actor, wall_micros};
@@ -26,10 +27,10 @@ const MAX_KNOWN: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
     /// When the last value of each was written.
-    last: HashMap<EndpointId, u64>,
+    last: SortedMap<EndpointId, u64>,
     /// Those to be met, unless a value of this library comes first. The topic has no more peers
     /// than [`iroh_rooms_kv`] takes, and none is here for longer than [`OWN_VALUE_WAIT`] and a tick.
-    waiting: HashMap<EndpointId, (Instant, PeerState)>,
+    waiting: SortedMap<EndpointId, (Instant, PeerState)>,
 }
 
 impl Actor {

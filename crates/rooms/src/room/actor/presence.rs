@@ -1,10 +1,11 @@
 //! The topic: what this peer says of itself, what others say, and who is a neighbour.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use iroh::{EndpointId, RelayUrl};
 use iroh_rooms_kv as kv;
 use iroh_rooms_moq::close;
+use iroh_rooms_sorted::SortedSet;
 use n0_future::time::Instant;
 
 use super::{Actor, Dial, join_topic, wall_micros};
@@ -147,7 +148,7 @@ impl Actor {
             return;
         };
         let here = self.roster.iter().map(|peer| peer.id);
-        let here: BTreeSet<EndpointId> = here.chain(self.sessions.keys().copied()).collect();
+        let here: SortedSet<EndpointId> = here.chain(self.sessions.keys().copied()).collect();
         for peer in here {
             if members.participants.contains_key(&peer) {
                 continue;
@@ -167,7 +168,7 @@ impl Actor {
     }
 
     pub(super) fn learn_relay(&mut self, peer: EndpointId, relay: Option<RelayUrl>) {
-        let known: BTreeSet<&RelayUrl> = self.relays.values().collect();
+        let known: SortedSet<&RelayUrl> = self.relays.values().collect();
         let relay = relay.filter(|relay| known.contains(relay) || known.len() < MAX_RELAYS);
         self.live.learn(peer, relay.clone());
         match relay {
