@@ -1,7 +1,7 @@
 // Builds everything: `node tools/build.mjs [--profile release|dev|plain] [--step wasm|opt|bundle|native]...`.
 // Without --step all of them, each skipped when what it is made from has not changed.
 //
-//   wasm     crates/bindings → target/core-raw    cargo and wasm-bindgen
+//   wasm     crates/bindings → target/core-raw    wasm-pack, which calls cargo and wasm-bindgen
 //   opt      target/core-raw → target/core        wasm-opt, and checks of what came out
 //   bundle   ts/ + target/core → dist/            tools/bundle.mjs
 //   native   crates/cli → target/debug/iroh-rooms, with `--profile release` target/release/iroh-rooms
@@ -58,13 +58,6 @@ const MODULES = {
   },
 }
 const STEPS = ['wasm', 'opt', 'bundle', 'native']
-
-/**
- * What the last step of rustc is told, which optimises over all crates: that nothing is to be inlined
- * any more. The compilation of each crate has done so where it is worth it, and inlined code repeats
- * less, see WASM_PASSES.
- */
-const LAST_FLAGS = ['-Cllvm-args=-inline-threshold=-20000']
 
 /** Never --all-features: with it wasm-opt emits what no engine loads. These are what rustc emits, and SIMD. */
 const WASM_FEATURES = [
@@ -132,18 +125,24 @@ async function wasm(profile, note) {
   await checkBindgen()
   const { cargo, raw, suffix, env } = MODULES[profile]
   const print = await rustPrint(
-    `${profile} ${JSON.stringify(env)} ${LAST_FLAGS.join(' ')}`,
+    `${profile} ${JSON.stringify(env)}`,
     (path) => !/[\\/]crates[\\/](cli|fuzz|sim)[\\/]/.test(path),
   )
   if (isFresh(`wasm${suffix}`, print, [join(raw, 'core_bg.wasm')])) return false
-  const target = ['--target', 'wasm32-unknown-unknown', '--profile', cargo]
-  const last = profile === 'dev' ? [] : ['--', ...LAST_FLAGS]
-  const crate = ['-p', 'iroh-rooms-bindings', '--lib']
-  await run('cargo', ['rustc', ...crate, ...target, ...last], { onLine: note, env })
-  const folder = cargo === 'dev' ? 'debug' : cargo
-  const made = at('target/wasm32-unknown-unknown', folder, 'iroh_rooms_bindings.wasm')
-  const out = ['--target', 'web', '--out-dir', raw, '--out-name', 'core']
-  await run('wasm-bindgen', [...out, made], { onLine: note })
+  const args = [
+    'build',
+    'crates/bindings',
+    '--target',
+    'web',
+    '--mode',
+    'no-install',
+    '--no-pack',
+    // It would download its own wasm-opt, and takes no named features.
+    '--no-opt',
+    '--profile',
+    cargo,
+  ]
+  await run('wasm-pack', [...args, '--out-dir', raw, '--out-name', 'core'], { onLine: note, env })
   setFresh(`wasm${suffix}`, print)
 }
 

@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url'
 export const root = dirname(dirname(fileURLToPath(import.meta.url)))
 export const at = (...parts) => join(root, ...parts)
 
-/** Where the build leaves the module; `tools/bundle.mjs` takes it from there. */
+/** Where wasm-pack leaves the module; `tools/bundle.mjs` takes it from there. */
 export const CORE_DIR = at('target/core')
 /** The module that the benchmark compares with: see `--profile plain` of tools/build.mjs. */
 export const PLAIN_DIR = at('target/core-plain')
@@ -21,9 +21,12 @@ export const PLAIN_DIR = at('target/core-plain')
 export const PROGRAM = at('target/debug/iroh-rooms')
 export const RELEASE_PROGRAM = at('target/release/iroh-rooms')
 
-/** A tool that is built from source into `.tools`, one folder for each version. */
+/** Tools that are built from source into `.tools`, one folder for each version. */
 export const WASM_BINDGEN = '0.2.130'
-const toolDirs = [at('.tools', `wasm-bindgen-${WASM_BINDGEN}`, 'bin')]
+export const WASM_PACK = '0.15.1'
+const toolDirs = [`wasm-bindgen-${WASM_BINDGEN}`, `wasm-pack-${WASM_PACK}`].map((dir) =>
+  at('.tools', dir, 'bin'),
+)
 
 // A shell that was opened before rustup was installed does not have cargo in its path.
 process.env.PATH = [...toolDirs, process.env.PATH, join(homedir(), '.cargo/bin')].join(delimiter)

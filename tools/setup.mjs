@@ -2,10 +2,22 @@
 // it may not install and how to, and is done in a moment when everything is there.
 //
 // 1. rustup and a compiler that is new enough: never installed by us, named if missing
-// 2. at the same time: Debian packages, npm packages, and from source wasm-bindgen
+// 2. at the same time: Debian packages, npm packages, and from source wasm-bindgen and wasm-pack
+//    (one after the other: they share what they depend on, and a laptop has two cores)
 
 import { existsSync, readFileSync, rmSync } from 'node:fs'
-import { Stop, WASM_BINDGEN, at, chromium, firstLine, main, run, step, which } from './lib.mjs'
+import {
+  Stop,
+  WASM_BINDGEN,
+  WASM_PACK,
+  at,
+  chromium,
+  firstLine,
+  main,
+  run,
+  step,
+  which,
+} from './lib.mjs'
 
 /** What is needed, by the program that proves it, and the Debian package that brings it. */
 const PROGRAMS = [
@@ -23,9 +35,9 @@ export async function setup({ needsBrowser = true } = {}) {
   const results = await Promise.allSettled([
     step('system packages', () => installPackages(packages)),
     step('npm packages', npmPackages),
-    step(`wasm-bindgen ${WASM_BINDGEN}`, wasmBindgen).then(() =>
-      rmSync(CARGO_CACHE, { recursive: true, force: true }),
-    ),
+    step(`wasm-bindgen ${WASM_BINDGEN}`, wasmBindgen)
+      .then(() => step(`wasm-pack ${WASM_PACK}`, wasmPack))
+      .then(() => rmSync(CARGO_CACHE, { recursive: true, force: true })),
   ])
   const failed = results
     .filter((result) => result.status === 'rejected')
@@ -111,6 +123,13 @@ async function wasmBindgen(note) {
     folder,
     note,
   )
+}
+
+async function wasmPack(note) {
+  const folder = at('.tools', `wasm-pack-${WASM_PACK}`)
+  if ((await firstLine(`${folder}/bin/wasm-pack`, '--version')) === `wasm-pack ${WASM_PACK}`)
+    return false
+  await cargoInstall(['wasm-pack', '--version', WASM_PACK, '--locked'], folder, note)
 }
 
 /** Builds a program from the registry, in `CARGO_CACHE`. */
