@@ -2,6 +2,16 @@
 // (A B A B), so that a machine that grows slower or faster decides nothing. Nothing waits without limit.
 
 import { readFileSync } from 'node:fs'
+import {
+  FAILOVER,
+  GATHERERS,
+  GROWTH,
+  Process,
+  VOTERS,
+  agreement,
+  growth,
+  within,
+} from './crowd.mjs'
 
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
@@ -21,6 +31,17 @@ const PLANS = {
     boundary: 3,
     levers: 3,
     fanout: 2,
+    growth: GROWTH,
+    agreement: {
+      kinds: ['native', 'agreement'],
+      voters: VOTERS,
+      learners: 20,
+      trips: 200,
+      updates: 200,
+      rateMs: 4000,
+      failover: FAILOVER,
+      kills: 8,
+    },
   },
   quick: {
     rounds: 2,
@@ -31,6 +52,17 @@ const PLANS = {
     boundary: 1,
     levers: 1,
     fanout: 1,
+    growth: { native: [2, 5], tabs: [2, 3] },
+    agreement: {
+      kinds: ['native', 'agreement'],
+      voters: [1, 3],
+      learners: 2,
+      trips: 20,
+      updates: 20,
+      rateMs: 1000,
+      failover: [3],
+      kills: 2,
+    },
   },
 }
 /** How long the measured time of a stream is waited for. */
@@ -50,11 +82,18 @@ const BACKLOG = { cursors: 10, messages: 450, eventsInPage: 256, frames: 192 }
 const IN_PAGE = { [KIB]: 64, [64 * KIB]: 63 }
 
 export class Bench {
-  /** `sides`: by kind, what `open` of its Side is given, or undefined where it cannot run here. */
-  constructor({ browser, site, sides, levers, quick, note }) {
-    Object.assign(this, { browser, site, sides, levers, note })
+  /**
+   * `sides`: by kind, what `open` of its Side is given; without those that cannot run here. `meeting`:
+   * the same for what `growth` compares. `peer`: the native peer.
+   */
+  constructor({ browser, site, sides, meeting, peer, levers, quick, note }) {
+    Object.assign(this, { browser, site, sides, meeting, peer, levers, note })
     this.plan = quick ? PLANS.quick : PLANS.full
     this.failures = []
+  }
+
+  get gatherers() {
+    return GATHERERS.filter((kind) => kind in this.meeting)
   }
 
   get kinds() {
@@ -176,6 +215,20 @@ export class Bench {
     return found.all
   }
 
+  /** From two to many in one room. */
+  async growthPart() {
+    const found = new Samples()
+    await growth(this, found)
+    return found.all
+  }
+
+  /** Rooms with a doorman. */
+  async agreementPart() {
+    const found = new Samples()
+    await agreement(this, found)
+    return found.all
+  }
+
   /** This library as it is, and with each of its levers off. */
   async leversPart() {
     const found = new Samples()
@@ -193,12 +246,18 @@ export class Bench {
 
   // --------------------------------------------------------------------------------------------
 
-  /** Runs one thing in tabs that are closed afterwards; its failure is kept and stops nobody else. */
+  /**
+   * Runs one thing in tabs, or native peers, that are closed afterwards; its failure is kept and stops
+   * nobody else.
+   */
   async attempt(what, work) {
     const tabs = []
     try {
       await work(async (kind) => {
-        const tab = await this.browser.open(`${this.site}/bench/page.html?kind=${kind}`)
+        const tab =
+          kind === 'native'
+            ? await Process.start(this.peer, this.meeting.rooms)
+            : await this.browser.open(`${this.site}/bench/page.html?kind=${kind}`)
         tabs.push(tab)
         return tab
       })
@@ -206,7 +265,7 @@ export class Bench {
       this.failures.push(`${what}: ${error.message.split('\n')[0]}`)
       this.note(`failed: ${this.failures.at(-1)}`)
     }
-    for (const tab of tabs) await within(tab.dispose(), LIMIT_MS, 'close').catch(() => {})
+    await Promise.all(tabs.map((it) => within(it.dispose(), LIMIT_MS, 'close').catch(() => {})))
   }
 
   /** Two tabs that have met. */
@@ -301,12 +360,3 @@ const ask = (page, method, argument) =>
     LIMIT_MS,
     method,
   )
-
-function within(promise, limitMs, what) {
-  let timer
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: not done after ${limitMs} ms`)), limitMs)
-  })
-  promise.catch(() => {})
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
-}

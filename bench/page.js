@@ -6,6 +6,8 @@
 //   say(text), heard(text)         a short text to the other tab, and what to call with one from it
 //   blast(size, goesOn)            send frames of so many bytes for as long as `goesOn()`
 //   receive(size), got(bytes)      get ready for them, and what to call with the size of each
+//   seen(count)                    resolves when so many others are known to be there; for `growth`
+//   links()                        connections with others, and bytes of these if it counts them; for `growth`
 //   left()                         what to call when the other tab is noticed to be gone
 //   marks                          the steps of its way in, as performance.now() of each
 //   steps()                        completes them afterwards; optional
@@ -66,6 +68,17 @@ globalThis.bench = {
     await side.steps?.()
     side.marks = { ...side.marks, met, answered }
     return { ms: answered - begun, ...since(begun) }
+  },
+
+  /** One of many: when it began, and then when so many others were there. */
+  async gather(options) {
+    const begun = epoch()
+    return { begun, invite: await side.open(options) }
+  },
+
+  async gathered(count) {
+    await side.seen(count)
+    return epoch()
   },
 
   async trips(count) {

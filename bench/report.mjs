@@ -1,5 +1,6 @@
 // What was measured, as tables: beside what the others reach, and beside what was aimed at. Where a
 // measure makes no sense or was not taken there is no figure.
+import { FAILOVER, VOTERS } from './crowd.mjs'
 import { READERS, SIZES } from './measures.mjs'
 
 const [SMALL, LARGE] = SIZES
@@ -10,7 +11,10 @@ const NAMES = {
   rtc: 'DataChannel',
   peerjs: 'PeerJS',
   trystero: 'Trystero',
+  ywebrtc: 'y-webrtc',
 }
+/** Whose everything is measured. */
+const COMPARED = ['rooms', 'websocket', 'rtc', 'peerjs', 'trystero']
 
 /** What is shown, the part and the measure it is of, the quantile, and how many make the unit. */
 const SIDES = [
@@ -55,6 +59,35 @@ const FANOUT = [
   ['processor for a MB in frames of 64 KiB, ms', `cpu ${LARGE}`, 0.5],
 ]
 
+/** Rows are the rooms; columns the measure, the quantile, and how many make the unit. */
+const GROWTH = [
+  ['all see all, ms', 'seen', 0.5],
+  ['connections of a peer', 'connections', 0.5],
+  ['bytes/s of a peer at rest', 'bytes', 0.5],
+  ['of it sessions', 'sessions', 0.5],
+  ['processor of a peer at rest, %', 'cpu', 0.5],
+]
+
+const AGREEMENT = [
+  ['join by id, ms', 'join', 0.5],
+  ['round trip, ms', 'trip', 0.5],
+  ['change p50, ms', 'commit', 0.5],
+  ['p95', 'commit', 0.95],
+  ['p99', 'commit', 0.99],
+  ['of the doorman', 'commit of the doorman', 0.5],
+  ['of a learner', 'commit of a learner', 0.5],
+  ['changes a second', 'rate', 0.5],
+  ['bytes/s of a member at rest', 'bytes', 0.5],
+  ['processor, %', 'cpu', 0.5],
+]
+
+const FAILOVERS = [
+  ['change p50, ms', 'change', 0.5],
+  ['change p95, ms', 'change', 0.95],
+  ['entry p50, ms', 'entry', 0.5],
+  ['entry p95, ms', 'entry', 0.95],
+]
+
 /** What is to be reached, from the figures of this run. */
 function aims(at) {
   const sides = (measure, kind = 'rooms') => at('sides', kind, measure, 0.5)
@@ -69,7 +102,41 @@ function aims(at) {
     ['an event across the boundary, µs', at('boundary', 'rooms', 'event', 0.5), 'at most', 6],
     ['closed tab noticed, ms', gone('closed'), 'at most', 500],
     ['killed tab noticed, ms', gone('killed'), 'at most', 12_000],
+    ...agreementAims((...of) => at('agreement', ...of)),
   ]
+}
+
+function agreementAims(at) {
+  const aims = []
+  for (const [where, changes] of [
+    ['native', 2000],
+    ['tabs', 500],
+  ]) {
+    for (const voters of VOTERS) {
+      const name = `${where}, ${voters}`
+      const beyond = at(name, 'commit', 0.5) - 2 * at(name, 'trip', 0.5)
+      aims.push(
+        [`${name}: change p50 less two round trips, ms`, beyond, 'at most', 5],
+        [`${name}: changes a second`, at(name, 'rate', 0.5), 'at least', changes],
+        [`${name}: join by id, ms`, at(name, 'join', 0.5), 'at most', 500],
+      )
+    }
+  }
+  for (const voters of FAILOVER.filter((voters) => voters > 2)) {
+    for (const measure of ['change', 'entry']) {
+      for (const [q, limit] of [
+        [0.5, 4000],
+        [0.95, 6000],
+      ])
+        aims.push([
+          `${voters} voters: kill to next ${measure} p${q * 100}, ms`,
+          at(`${voters} voters`, measure, q),
+          'at most',
+          limit,
+        ])
+    }
+  }
+  return aims
 }
 
 /** Prints it all, and gives it as data. `found`: by part, side and measure, the samples. */
@@ -89,7 +156,7 @@ export function report(found, { noWebRtc, failures }) {
   show(
     'Side by side',
     SIDES.filter(([, part]) => found[part]),
-    Object.keys(NAMES).map((kind) => [NAMES[kind], kind]),
+    COMPARED.map((kind) => [NAMES[kind], kind]),
     ([, part, measure, q, unit = 1], [, kind]) => figure(at(part, kind, measure, q) / unit),
   )
   if (noWebRtc) console.log(`Without WebRTC: ${noWebRtc}`)
@@ -115,6 +182,14 @@ export function report(found, { noWebRtc, failures }) {
     READERS.map((count) => [count === 1 ? '1 reader' : `${count} readers`, count]),
     ([, measure, q], [, count]) => figure(at('fanout', count, measure, q)),
   )
+  const named = (part, has) => Object.keys(found[part] ?? {}).filter((it) => found[part][it][has])
+  const rows = (title, part, has, columns) =>
+    show(title, named(part, has), columns, (row, [, measure, q]) =>
+      figure(at(part, row, measure, q)),
+    )
+  rows('A room that grows: its kind, and how many are in it', 'growth', 'seen', GROWTH)
+  rows('Agreement: where, and how many vote; with learners', 'agreement', 'commit', AGREEMENT)
+  rows('The doorman is killed: until the next', 'agreement', 'change', FAILOVERS)
   show(
     'Levers: all on, and one of them off',
     Object.keys(found.levers ?? {}).map((lever) => [

@@ -1,9 +1,9 @@
 // `npm run bench`: this library beside what people would use instead, in one browser, in one run.
 // Prints tables and writes bench/results.json; README.md says what is measured and how.
 //
-//   npm run bench                      everything: about eight minutes
+//   npm run bench                      everything
 //   npm run bench -- --quick           the same with few samples, to see whether it works
-//   npm run bench -- sides levers      only these parts: sides, gone, boundary, levers, fanout
+//   npm run bench -- sides levers      only these parts; --help names them
 //   npm run bench -- --no-build        with what is built already
 //
 // 1. set-up and builds, as `npm start` does them, but a release build of the relay, and a second module
@@ -23,6 +23,7 @@ import {
   at,
   chromium,
   dim,
+  freePort,
   main,
   root,
   run,
@@ -37,10 +38,13 @@ import { setup } from '../tools/setup.mjs'
 import { Bench } from './measures.mjs'
 import { report } from './report.mjs'
 
-const PARTS = ['sides', 'gone', 'boundary', 'levers', 'fanout']
+const PARTS = ['sides', 'gone', 'boundary', 'levers', 'fanout', 'growth', 'agreement']
+/** crates/cli/examples/peer.rs. Of the crate of the relay, so that nothing is compiled twice. */
+const PEER = at('target/release/examples/peer')
 const RESULTS = at('bench/results.json')
+const USAGE = `usage: npm run bench -- [--quick] [--no-build] [${PARTS.join(' | ')}]...`
 /** The whole of it, in case something hangs in spite of all limits. */
-const LIMIT_MS = 15 * 60_000
+const LIMIT_MS = 25 * 60_000
 
 const LEVERS = {
   cipher: { tuning: { cipher: false } },
@@ -55,6 +59,10 @@ async function compile(parts) {
   await build({ steps: ['wasm', 'opt', 'bundle'] })
   await build({ profile: 'release', steps: ['native'] })
   if (parts.includes('levers')) await build({ profile: 'plain' })
+  if (parts.includes('growth') || parts.includes('agreement')) {
+    const peer = ['build', '--release', '-p', 'iroh-rooms-cli', '--example', basename(PEER)]
+    await step('native peer', (note) => run('cargo', peer, { onLine: note }))
+  }
 }
 
 async function prepare() {
@@ -135,11 +143,22 @@ async function enter(args) {
 
 // ---------------------------------------------------------------------------------------------
 
+/** The server that y-webrtc brings along. */
+async function signalling() {
+  const port = await freePort()
+  await startService(process.execPath, [at('bench/node_modules/y-webrtc/bin/server.js')], {
+    env: { PORT: String(port) },
+    pick: (line) => (line.includes('running') ? line : undefined),
+  })
+  return `ws://localhost:${port}`
+}
+
 async function inside({ parts, quick, noWebRtc }) {
   if (!noWebRtc) await wire()
   const load = loadavg()[0]
   const servers = (await startService(process.execPath, [at('bench/servers.mjs')])).ready
   const relay = await startService(RELEASE_PROGRAM, ['relay', '--bind', '127.0.0.1:0', '--json'])
+  const yjs = !noWebRtc && parts.includes('growth') ? await signalling() : undefined
   const { launch } = await import('./browser.mjs')
   const browser = await launch(chromium())
   try {
@@ -153,6 +172,12 @@ async function inside({ parts, quick, noWebRtc }) {
           ? {}
           : { rtc: servers.websocket, peerjs: servers.peerjs, trystero: servers.nostr }),
       },
+      meeting: {
+        rooms: relay.ready.url,
+        native: relay.ready.url,
+        ...(yjs ? { ywebrtc: yjs, trystero: servers.nostr } : {}),
+      },
+      peer: PEER,
       levers: LEVERS,
       quick,
       note: (text) => console.log(dim(`    ${text}`)),
@@ -182,10 +207,12 @@ async function inside({ parts, quick, noWebRtc }) {
 }
 
 await main(import.meta, async (args) => {
+  if (args.includes('--help')) return console.log(USAGE)
   const flag = (name) => args.find((arg) => arg === name || arg.startsWith(`${name}=`))
   const named = args.filter((arg) => !arg.startsWith('--'))
-  const unknown = named.filter((part) => !PARTS.includes(part))
-  if (unknown.length > 0) throw new Stop(`usage: npm run bench -- [--quick] [${PARTS.join(' ')}]`)
+  const known = new Set(['--quick', '--no-build', '--inside', '--no-webrtc'])
+  const wrong = (arg) => arg.startsWith('--') && !known.has(arg.split('=')[0])
+  if (args.some(wrong) || named.some((part) => !PARTS.includes(part))) throw new Stop(USAGE)
   const parts = named.length > 0 ? named : PARTS
   const quick = flag('--quick') !== undefined
   if (flag('--inside')) {

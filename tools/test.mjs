@@ -76,7 +76,7 @@ const LAYERS = {
   e2e: {
     about: 'tabs, Node and terminal in one room',
     needs: ['module', 'native'],
-    limit: 12 * MINUTE,
+    limit: 16 * MINUTE,
     ...vitest('e2e'),
   },
   examples: {

@@ -27,6 +27,20 @@ export class Side {
     if (this.room.peers.size === 0) await joined
   }
 
+  async seen(count) {
+    while (this.room.peers.size < count)
+      await new Promise((resolve) => this.room.once('peer-joined', resolve))
+  }
+
+  /** Sessions and links of the gossip are connections; bytes are those of the sessions. */
+  async links() {
+    const { sessions, neighbors } = await this.room.stats()
+    const bytes = { relay: 0, direct: 0, none: 0 }
+    for (const { path, bytesSent, bytesReceived } of await this.room.diagnose())
+      bytes[path] += bytesSent + bytesReceived
+    return { connections: sessions + neighbors, bytes }
+  }
+
   /** The core's own marks count from its start in the Worker; `relay` is when `ready` is said. */
   async steps() {
     const { firstMs } = await this.live.stats()

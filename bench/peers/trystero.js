@@ -16,13 +16,26 @@ export class Side {
     this.bulk = this.room.makeAction('bulk')
     this.texts.onMessage = (text) => this.heard(text)
     this.bulk.onMessage = (data) => this.got(data.byteLength)
-    this.met1 = new Promise((resolve) => (this.room.onPeerJoin = resolve))
+    this.met1 = new Promise((resolve) => {
+      this.room.onPeerJoin = () => {
+        resolve()
+        this.onJoin?.()
+      }
+    })
     this.room.onPeerLeave = () => this.left()
     return id
   }
 
   async met() {
     await this.met1
+  }
+
+  async seen(count) {
+    while (this.links().connections < count) await new Promise((resolve) => (this.onJoin = resolve))
+  }
+
+  links() {
+    return { connections: Object.keys(this.room.getPeers()).length }
   }
 
   async say(text) {

@@ -242,10 +242,26 @@ impl Node {
 
     /// Takes what happened, with the time in milliseconds since 1970, and says what is to be done.
     pub fn handle(&mut self, input: Input, now: u64) -> Outputs {
-        if self.over.is_some() {
-            return std::mem::take(&mut self.out);
+        self.handle_all([input], now)
+    }
+
+    /// The same with several inputs that came at once. Proposals that follow each other travel
+    /// together: messages are signed and checked one by one, which costs more than what is in them.
+    pub fn handle_all(&mut self, inputs: impl IntoIterator<Item = Input>, now: u64) -> Outputs {
+        let mut inputs = inputs.into_iter().peekable();
+        while let Some(input) = inputs.next().filter(|_| self.over.is_none()) {
+            let proposes = |it: &Input| matches!(it, Input::Propose { .. });
+            let goes_on = proposes(&input) && inputs.peek().is_some_and(proposes);
+            self.pass_time(now);
+            self.take(input);
+            if !goes_on {
+                self.pump();
+            }
         }
-        self.pass_time(now);
+        std::mem::take(&mut self.out)
+    }
+
+    fn take(&mut self, input: Input) {
         match input {
             Input::Tick => {}
             Input::Receive(from, bytes) => self.receive(from, &bytes),
@@ -276,8 +292,6 @@ impl Node {
             Input::Decided(index, verdict) => self.decided(index, verdict),
             Input::Considered(proposal, agrees) => self.considered(proposal, agrees),
         }
-        self.pump();
-        std::mem::take(&mut self.out)
     }
 
     fn pass_time(&mut self, now: u64) {

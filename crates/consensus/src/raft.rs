@@ -27,8 +27,9 @@ pub const ELECTION_TICKS: usize = 15;
 pub const ELECTION_TICKS_MAX: usize = 31;
 /// Bytes of entries in one append message.
 const MESSAGE_BYTES: u64 = 64 * 1024;
-/// Append messages under way to one member.
-const INFLIGHT: usize = 64;
+/// Append messages under way to one member. Entries that come meanwhile wait and travel together: each
+/// message is signed and checked, which costs more than the entries in it.
+const INFLIGHT: usize = 4;
 /// Uncommitted bytes of a leader; beyond this it takes no more proposals.
 const UNCOMMITTED_BYTES: u64 = 4 * 1024 * 1024;
 /// Entries kept behind the applied index for members that lag; who lags more gets a snapshot.

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 const ROOM: Hash = [9; 32];
 
 fn keys(seed: u8) -> Arc<dyn Keys> {
-    Arc::new(Ed25519(iroh_base_key(seed)))
+    Arc::new(Ed25519::new(iroh_base_key(seed)))
 }
 
 fn iroh_base_key(seed: u8) -> iroh_base::SecretKey {
@@ -80,10 +80,14 @@ impl Room {
     }
 
     fn give(&mut self, to: Key, input: Input) {
+        self.give_all(to, vec![input]);
+    }
+
+    fn give_all(&mut self, to: Key, inputs: Vec<Input>) {
         let Some(node) = self.nodes.get_mut(&to) else {
             return;
         };
-        let outputs = node.handle(input, self.now);
+        let outputs = node.handle_all(inputs, self.now);
         for send in outputs.send {
             self.queue.push_back((to, send.to, send.bytes));
         }
@@ -200,6 +204,48 @@ fn members_agree_and_everyone_learns_what_became_of_a_change() {
     room.pass(20_000);
     for member in [a, b, c] {
         assert_eq!(room.nodes[&member].status().conf.voters.len(), 3);
+    }
+}
+
+#[test]
+fn changes_that_come_at_once_and_meanwhile_travel_together() {
+    let (mut room, a) = Room::json();
+    let b = room.join(a, 2);
+    let propose = |ticket: u64| Input::Propose {
+        ticket,
+        payload: Payload::Change(merge(&format!(r#"{{"n{ticket}":1}}"#))),
+        base: None,
+    };
+    room.give_all(b, (1..=20).map(propose).collect());
+    assert_eq!(room.queue.len(), 1, "twenty in one message");
+    for ticket in 21..=40 {
+        room.give(b, propose(ticket));
+    }
+    assert_eq!(room.queue.len(), 2, "the others wait for an outcome");
+    room.settle();
+    room.pass(1_000);
+    let outcomes = room.outcomes(b);
+    let made = outcomes
+        .iter()
+        .filter(|(_, it)| matches!(it, Outcome::Committed(_)));
+    let tickets: Vec<u64> = made.map(|(ticket, _)| *ticket).collect();
+    assert_eq!(tickets, (1..=40).collect::<Vec<_>>());
+    assert_eq!(room.text(a), room.text(b));
+}
+
+#[test]
+fn a_signature_that_was_good_once_is_good_for_nothing_else() {
+    let (author, other) = (keys(1), keys(2));
+    let good = author.sign(b"this");
+    for _ in 0..2 {
+        assert!(other.verify(&author.key(), b"this", &good));
+        assert!(author.verify(&author.key(), b"this", &good));
+        let forged = Signature(good.1, good.0);
+        for keys in [&author, &other] {
+            assert!(!keys.verify(&author.key(), b"that", &good));
+            assert!(!keys.verify(&other.key(), b"this", &good));
+            assert!(!keys.verify(&author.key(), b"this", &forged));
+        }
     }
 }
 

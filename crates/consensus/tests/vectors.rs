@@ -19,7 +19,7 @@ fn hex(bytes: impl AsRef<[u8]>) -> String {
 }
 
 fn frames() -> Vec<(&'static str, Frame)> {
-    let keys = Ed25519(iroh_base::SecretKey::from_bytes(&[7; 32]));
+    let keys = Ed25519::new(iroh_base::SecretKey::from_bytes(&[7; 32]));
     let epoch = [2; 32];
     let raft = |kind| Body::Raft(Message { term: 3, kind });
     let position = Position { term: 2, index: 40 };

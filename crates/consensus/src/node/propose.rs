@@ -7,6 +7,10 @@ const RETRY_MS: u64 = 1_000;
 /// After this a proposal's outcome is reported as unknown. It is still tried, and may yet be made.
 const UPDATE_TIMEOUT_MS: u64 = 30_000;
 
+/// Messages with own proposals that are under way to the leader. Those that come meanwhile wait and
+/// travel together, see [`Node::handle_all`].
+const UNDER_WAY: usize = 2;
+
 /// A proposal of one's own that waits for its outcome.
 pub(super) struct Pending {
     pub(super) ticket: u64,
@@ -16,6 +20,8 @@ pub(super) struct Pending {
     since: u64,
     /// When and in which term and epoch it was last sent.
     pub(super) sent: Option<(u64, u64, Hash)>,
+    /// The first one in the same message.
+    first: u64,
     /// Where it was applied, and with which result.
     pub(super) done: Option<(u64, Result<(), String>)>,
     pub(super) told: bool,
@@ -42,6 +48,7 @@ impl Node {
             base,
             since: self.now,
             sent: None,
+            first: 0,
             done: None,
             told: false,
         });
@@ -73,6 +80,11 @@ impl Node {
         let Some(first) = first else {
             return;
         };
+        let sent: SortedSet<u64> = open.iter().take(first).map(|it| it.first).collect();
+        if !leads && sent.len() >= UNDER_WAY {
+            return;
+        }
+        let number = open.get(first).map_or(0, |it| it.sequence);
         let mut bytes = 0;
         let open = open.into_iter().skip(first).take_while(|it| {
             bytes += it.payload.size();
@@ -81,6 +93,7 @@ impl Node {
         let mut proposals = Vec::new();
         for pending in open {
             pending.sent = Some((now, term, epoch));
+            pending.first = number;
             let mut proposal = Proposal {
                 session,
                 sequence: pending.sequence,

@@ -38,7 +38,7 @@ use self::{
     guests::{Asked, Guest},
 };
 use super::{
-    Approval, Command, How, Options, Recovery, Reply,
+    Approval, COMMANDS_CAP, Command, How, Options, Recovery, Reply,
     address::{Address, topic},
     clock::Clock,
     door::{Door, Look},
@@ -250,7 +250,7 @@ impl Actor {
             let tick = ticked + TICK;
             tokio::select! {
                 command = inbox.recv(), if !abandoned => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => self.commands(command, &mut inbox),
                     // The last handle is gone.
                     None => {
                         abandoned = true;
@@ -284,12 +284,30 @@ impl Actor {
         self.finish().await;
     }
 
+    /// Takes a command and those behind it, so that proposals that come at once travel together.
+    fn commands(&mut self, command: Command, inbox: &mut mpsc::Receiver<Command>) {
+        self.command(command);
+        for _ in 1..COMMANDS_CAP {
+            match inbox.try_recv() {
+                Ok(command) if !self.over => self.command(command),
+                _ => break,
+            }
+        }
+        self.work();
+    }
+
     /// Has the node take an input, and does what follows.
     fn step(&mut self, input: Input) {
         self.todo.push_back(input);
-        while let Some(input) = self.todo.pop_front() {
+        self.work();
+    }
+
+    /// Has the node take what is to be done, and does what follows.
+    fn work(&mut self) {
+        while !self.todo.is_empty() {
             let now = self.clock.now();
-            let outputs = lock(&self.shared).handle(input, now);
+            let inputs = std::mem::take(&mut self.todo);
+            let outputs = lock(&self.shared).handle(inputs, now);
             if let Some(mesh) = &mut self.mesh {
                 for send in outputs.send {
                     mesh.send(send.to, send.lane, send.bytes);
@@ -431,7 +449,7 @@ impl Actor {
     }
 
     fn config(&self, room: Hash) -> Config {
-        let keys = Arc::new(Ed25519(self.live.secret_key().clone()));
+        let keys = Arc::new(Ed25519::new(self.live.secret_key().clone()));
         let mut config = Config::new(keys, room, rand::random());
         config.voters = self.options.voters;
         config.recovery = match self.options.recovery {
@@ -481,6 +499,7 @@ impl Actor {
             let more = self.options.moderators.iter().map(|it| *it.as_bytes());
             let keys = [self.me].into_iter().chain(more).collect();
             self.propose(Payload::Moderators(keys), None, None);
+            self.work();
         }
         Ok(())
     }

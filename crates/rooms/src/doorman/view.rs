@@ -154,11 +154,11 @@ impl Shared {
 
     /// Has the node take an input, and tells readers what changed by it: under one lock, so that who
     /// begins to read misses nothing and sees nothing twice.
-    pub(super) fn handle(&mut self, input: Input, now: u64) -> Outputs {
+    pub(super) fn handle(&mut self, inputs: impl IntoIterator<Item = Input>, now: u64) -> Outputs {
         let Some(node) = self.node.as_mut() else {
             return Outputs::default();
         };
-        let outputs = node.handle(input, now);
+        let outputs = node.handle_all(inputs, now);
         let changes = self.changes.as_ref().filter(|it| it.receiver_count() > 0);
         let Some(changes) = changes else {
             return outputs;

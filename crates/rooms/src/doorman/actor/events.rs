@@ -80,6 +80,7 @@ impl Actor {
         id.map(|id| *id.as_bytes())
     }
 
+    /// Puts a proposal to what is to be done when all commands that wait are taken.
     pub(super) fn propose(
         &mut self,
         payload: Payload,
@@ -104,7 +105,7 @@ impl Actor {
         if let Some(proposal) = proposal {
             self.proposals.insert(ticket, proposal);
         }
-        self.step(Input::Propose {
+        self.todo.push_back(Input::Propose {
             ticket,
             payload,
             base,
