@@ -253,7 +253,7 @@ it('makes a thousand changes while others come and go', LONG, async () => {
   const unknown = outcomes.flatMap((one) => one.unknown)
   expect(made.length + unknown.length).toBe(1_000)
   // Those whose outcome is not known were lost with the doorman: a few.
-  expect(made.length).toBeGreaterThan(900)
+  expect(made.length).toBeGreaterThan(800)
   expect(await writers[0]?.add('the end')).toBe(true)
   await everywhere(
     (now) => now?.list.at(-1),
