@@ -51,8 +51,10 @@ pub struct Tuning {
     /// In WebAssembly ChaCha20 before AES: there is no AES instruction there, and AES in software
     /// halves the throughput.
     pub cipher: bool,
-    /// Packets before the peer acknowledges, 0 for QUIC's own rule. Each acknowledgement is one
-    /// message on the relay's WebSocket, and messages are what a browser pays for.
+    /// In WebAssembly packets before the peer acknowledges, 0 for QUIC's own rule. Each
+    /// acknowledgement is one message on the relay's WebSocket, and messages are what a browser pays
+    /// for. Not elsewhere: the longer acknowledgements wait, the larger they get, and noq-proto 1.4.0
+    /// panics when those of several paths do not fit into a packet.
     pub acks: u32,
     /// In WebAssembly ten packets in one message of the relay's WebSocket.
     pub batching: bool,
@@ -147,7 +149,7 @@ fn crypto_provider(tuning: Tuning) -> rustls::crypto::CryptoProvider {
 }
 
 fn transport_config(tuning: Tuning) -> QuicTransportConfig {
-    let acks = (tuning.acks > 0).then(|| {
+    let acks = (cfg!(target_family = "wasm") && tuning.acks > 0).then(|| {
         let mut acks = AckFrequencyConfig::default();
         acks.ack_eliciting_threshold(VarInt::from_u32(tuning.acks));
         acks

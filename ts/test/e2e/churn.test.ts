@@ -2,7 +2,8 @@
  * Processes, tabs and Node come and go at random, leave or vanish, while their relay is restarted. At
  * rest everybody sees who is there, and on the way nobody was told twice that someone joined or left.
  *
- * The long form: `CHURN_MS=300000 CHURN_PEERS=30`; `CHURN_SEED` repeats one, and is printed.
+ * The long form: `CHURN_MS=300000 CHURN_PEERS=30`, with a release of the program, or two cores do not
+ * carry it; `CHURN_SEED` repeats one, and is printed.
  */
 import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'

@@ -12,8 +12,9 @@ import { fileURLToPath } from 'node:url'
 import { type Browser, chromium } from 'playwright-core'
 
 const ROOT: string = fileURLToPath(new URL('../../..', import.meta.url))
-/** The native program, as `cargo build` leaves it. */
-export const PROGRAM: string = join(ROOT, 'target/debug/iroh-rooms')
+/** The native program, as `cargo build` leaves it, or another one. */
+export const PROGRAM: string =
+  process.env['IROH_ROOMS_PROGRAM'] ?? join(ROOT, 'target/debug/iroh-rooms')
 
 /** Something that was started. */
 export interface Started extends AsyncDisposable {
