@@ -262,7 +262,8 @@ impl Actor {
         let mut guard = self.guard.clone();
         let mut tick = time::interval(TICK);
         let farewell = loop {
-            let presence_due = self.written + PRESENCE_SPACING;
+            // Nothing where nothing is due: a sleep sets its timer when it is made.
+            let presence_due = self.dirty.then(|| self.written + PRESENCE_SPACING);
             let dial_due = self.next_dial();
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -329,7 +330,7 @@ impl Actor {
                     }
                     self.tick().await;
                 }
-                () = time::sleep_until(presence_due), if self.dirty => self.write_presence().await,
+                () = sleep_until(presence_due) => self.write_presence().await,
                 () = sleep_until(dial_due) => self.dial_due(),
             }
         };
