@@ -17,6 +17,8 @@ const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
 export const KIB = 1024
 export const SIZES = [KIB, 64 * KIB]
+/** Added to a lever's name where it is measured with a `Live` that was ready before. */
+export const READY = ', ready'
 /** Readers of one writer. Each is a Worker with a module of its own, in one tab on two cores. */
 export const READERS = [1, 10]
 
@@ -67,7 +69,7 @@ const PLANS = {
 }
 /** How long the measured time of a stream is waited for. */
 const WARM_MS = 500
-/** Rest before memory is measured. */
+/** Rest before memory is measured, and before a room is entered from a `Live` that is ready. */
 const IDLE_MS = 1000
 /** Long enough to stand out. */
 const SPIN_MS = 200
@@ -113,6 +115,9 @@ export class Bench {
           if (talk) await this.talk(pair, kind, found, { memory: true })
         })
       }
+      await this.attempt(`ready, round ${round + 1}`, async (open) => {
+        await this.pair(open, 'rooms', found, { as: 'ready', isReady: true })
+      })
       if (!talk) continue
       await this.attempt('empty page', async (open) => {
         const page = await open('blank')
@@ -234,10 +239,13 @@ export class Bench {
     const found = new Samples()
     for (let round = 0; round < this.plan.levers; round++) {
       this.note(`round ${round + 1} of ${this.plan.levers}`)
-      for (const [lever, options] of [['on', {}], ...Object.entries(this.levers)]) {
+      for (const [lever, options] of Object.entries({ on: {}, ...this.levers })) {
         await this.attempt(lever, async (open) => {
           const pair = await this.pair(open, 'rooms', found, { as: lever, options })
           await this.talk(pair, lever, found)
+        })
+        await this.attempt(lever + READY, async (open) => {
+          await this.pair(open, 'rooms', found, { as: lever + READY, options, isReady: true })
         })
       }
     }
@@ -268,10 +276,14 @@ export class Bench {
     await Promise.all(tabs.map((it) => within(it.dispose(), LIMIT_MS, 'close').catch(() => {})))
   }
 
-  /** Two tabs that have met. */
-  async pair(open, kind, found, { as = kind, options = {} } = {}) {
+  /** Two tabs that have met. With `isReady` they were started, and left alone for a while, before. */
+  async pair(open, kind, found, { as = kind, options = {}, isReady = false } = {}) {
     const [a, b] = [await open(kind), await open(kind)]
     const given = { server: this.sides[kind], ...options }
+    if (isReady) {
+      for (const tab of [a, b]) await ask(tab, 'start', given)
+      await wait(IDLE_MS)
+    }
     const host = await within(
       a.evaluate((given) => bench.host(given), given),
       LIMIT_MS,

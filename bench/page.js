@@ -2,6 +2,7 @@
 //
 // A Side is the least that a library must do to take part:
 //   open({ server, invite, ... })  start, and meet in what `invite` names; gives the invitation
+//   start({ server, ... })         what can be done before `open`; optional
 //   met()                          resolves when the other tab can be spoken to
 //   say(text), heard(text)         a short text to the other tab, and what to call with one from it
 //   blast(size, goesOn)            send frames of so many bytes for as long as `goesOn()`

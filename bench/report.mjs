@@ -1,7 +1,7 @@
 // What was measured, as tables: beside what the others reach, and beside what was aimed at. Where a
 // measure makes no sense or was not taken there is no figure.
 import { FAILOVER, VOTERS } from './crowd.mjs'
-import { READERS, SIZES } from './measures.mjs'
+import { READERS, READY, SIZES } from './measures.mjs'
 
 const [SMALL, LARGE] = SIZES
 
@@ -43,6 +43,7 @@ const BOUNDARY = [
 const LEVERS = [
   ['start, ms', 'start'],
   ['join, ms', 'join'],
+  ['join of a ready Live, ms', 'join', READY],
   ['round trip, ms', 'trip'],
   ['1 KiB, MB/s', `bulk ${SMALL}`],
   ['64 KiB, MB/s', `bulk ${LARGE}`],
@@ -94,7 +95,7 @@ function aims(at) {
   const ratio = (measure, kind) => sides(measure) / sides(measure, kind)
   const gone = (measure) => at('gone', 'rooms', measure, 0.5)
   return [
-    ['join p50, ms', sides('join'), 'at most', 300],
+    ['join of a ready Live p50, ms', sides('join', 'ready'), 'at most', 300],
     ['round trip p50 / WebSocket', ratio('trip', 'websocket'), 'at most', 2.5],
     ['64 KiB / WebSocket', ratio(`bulk ${LARGE}`, 'websocket'), 'at least', 0.4],
     ['64 KiB / Trystero', ratio(`bulk ${LARGE}`, 'trystero'), 'at least', 1],
@@ -160,6 +161,9 @@ export function report(found, { noWebRtc, failures }) {
     ([, part, measure, q, unit = 1], [, kind]) => figure(at(part, kind, measure, q) / unit),
   )
   if (noWebRtc) console.log(`Without WebRTC: ${noWebRtc}`)
+  const ready = at('sides', 'ready', 'join', 0.5)
+  if (ready !== undefined)
+    console.log(`Join to first answer with a Live that is ready: ${figure(ready)} ms.`)
   const empty = at('sides', 'blank', 'memory', 0.5)
   if (empty !== undefined) console.log(`An empty page has ${figure(empty / 1e6)} MB.`)
 
@@ -192,12 +196,11 @@ export function report(found, { noWebRtc, failures }) {
   rows('The doorman is killed: until the next', 'agreement', 'change', FAILOVERS)
   show(
     'Levers: all on, and one of them off',
-    Object.keys(found.levers ?? {}).map((lever) => [
-      lever === 'on' ? 'all on' : `without ${lever}`,
-      lever,
-    ]),
+    Object.keys(found.levers ?? {})
+      .filter((lever) => !lever.endsWith(READY))
+      .map((lever) => [lever === 'on' ? 'all on' : `without ${lever}`, lever]),
     LEVERS,
-    ([, lever], [, measure]) => figure(at('levers', lever, measure, 0.5)),
+    ([, lever], [, measure, when = '']) => figure(at('levers', lever + when, measure, 0.5)),
   )
   show(
     'Aims',

@@ -51,6 +51,7 @@ const LEVERS = {
   acks: { tuning: { acks: 0 } },
   batching: { tuning: { batching: false } },
   early: { tuning: { early: false } },
+  warm: { tuning: { warm: false } },
   simd: { worker: `/${relative(root, PLAIN_DIR)}/worker.js` },
 }
 

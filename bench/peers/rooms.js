@@ -8,13 +8,17 @@ const MAX_AGE_MS = 30_000
 export class Side {
   marks = {}
 
-  async open({ server, invite, tuning, worker }) {
+  async start({ server, tuning, worker }) {
     this.live = await Live.spawn({
       relay: server,
       ...(tuning ? { tuning } : {}),
       ...(worker ? { worker: new URL(worker, location.href) } : {}),
     })
     this.marks.ready = performance.now()
+  }
+
+  async open({ invite, ...options }) {
+    if (!this.live) await this.start(options)
     this.room = await Room.open(this.live, invite ?? RoomTicket.generate())
     this.marks.opened = performance.now()
     this.room.on('chat-message', ({ text }) => this.heard(text))
@@ -90,8 +94,10 @@ export class Side {
   // while the time runs. What crosses was received before and waits in the core.
 
   /** Cursors that nobody reads: each has a window of events on the page, and as many in the core. */
-  openCursors(count) {
+  async openCursors(count) {
     this.cursors = Array.from({ length: count }, () => this.room.events())
+    // Answered after the Worker has opened them: what came before is not theirs.
+    await this.live.stats()
   }
 
   /** µs for each event that crosses, of those that wait in the core: one figure for each cursor. */

@@ -59,6 +59,8 @@ export interface Tuning {
   readonly batching?: boolean
   /** The start waits for the relay, not for the report on the network. */
   readonly early?: boolean
+  /** After an idle start, a room within the process: its code is compiled before it is needed. */
+  readonly warm?: boolean
 }
 
 export interface RoomOptions {

@@ -7,11 +7,12 @@ use std::{
 };
 
 use iroh::{EndpointAddr, SecretKey};
-use iroh_rooms::{Live, Relays, Tuning, moq, room};
+use iroh_rooms::{Live, Relays, Tuning, moq, room, warm_up};
 use iroh_rooms_sorted::SortedMap;
 use js_sys::Promise;
 use n0_future::{task, time};
 use serde::{Deserialize, Serialize};
+use tracing::debug;
 use wasm_bindgen::prelude::*;
 
 use crate::{
@@ -147,6 +148,14 @@ impl Core {
             builder = builder.secret_key(SecretKey::from_bytes(&key));
         }
         let live = builder.spawn().await.map_err(Failure::from)?;
+        if options.tuning.warm {
+            let warming = warm_up(live.clone());
+            task::spawn(async move {
+                if let Err(error) = warming.await {
+                    debug!("warming up: {error}");
+                }
+            });
+        }
         Ok(Self {
             live,
             pending: Rc::default(),

@@ -16,7 +16,7 @@ export interface CoreOptions {
   secretKey?: Uint8Array;
   moqAccept: 'all' | 'manual';
   maxConnections?: number;
-  tuning?: { cipher?: boolean; acks?: number; batching?: boolean; early?: boolean };
+  tuning?: { cipher?: boolean; acks?: number; batching?: boolean; early?: boolean; warm?: boolean };
 }
 export interface RoomOptions {
   displayName?: string;

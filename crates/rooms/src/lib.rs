@@ -48,6 +48,7 @@ pub mod room;
 mod roster;
 mod ticket;
 mod transport;
+mod warm;
 
 #[doc(hidden)]
 pub use iroh_rooms_kv as kv;
@@ -62,6 +63,7 @@ pub use self::{
     publisher::{PublishOpts, PublishSources, RoomPublisherSync},
     room::{Room, RoomEvents, RoomHandle},
     ticket::RoomTicket,
+    warm::warm_up,
 };
 
 /// Without what could steer a terminal: what others say ends up in messages.

@@ -26,7 +26,11 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
-    Error, RoomHandle, doorman, event::Status, gossip::GossipSlot, room::WeakRoom, transport,
+    Error, RoomHandle, doorman,
+    event::Status,
+    gossip::GossipSlot,
+    room::WeakRoom,
+    transport::{self, Line},
 };
 
 pub use crate::transport::{Relays, Tuning};
@@ -46,6 +50,7 @@ pub struct Builder {
     secret_key: Option<SecretKey>,
     moq: MoqConfig,
     tuning: Tuning,
+    line: Option<Line>,
 }
 
 impl Builder {
@@ -79,6 +84,12 @@ impl Builder {
         self
     }
 
+    /// On a line within the process, and on nothing else.
+    pub(crate) fn on_line(mut self, line: Line) -> Self {
+        self.line = Some(line);
+        self.relays(Relays::Disabled)
+    }
+
     /// Starts it, and waits up to [`RELAY_TIMEOUT`] for a relay.
     pub async fn spawn(self) -> Result<Live, Error> {
         let marks = Marks::new();
@@ -86,10 +97,16 @@ impl Builder {
         let secret_key = self
             .secret_key
             .unwrap_or_else(|| SecretKey::from_bytes(&rand::random()));
-        let endpoint = transport::endpoint(secret_key, &self.relays, lookup.clone(), self.tuning)
-            .bind()
-            .await
-            .map_err(|error| Error::Endpoint(format!("{error:#}")))?;
+        let endpoint = transport::endpoint(
+            secret_key,
+            &self.relays,
+            self.line,
+            lookup.clone(),
+            self.tuning,
+        )
+        .bind()
+        .await
+        .map_err(|error| Error::Endpoint(format!("{error:#}")))?;
         marks.set("bound");
         let gossip = Arc::new(GossipSlot::new(&endpoint));
         let moq = Moq::with_config(endpoint.clone(), self.moq);
@@ -209,6 +226,7 @@ impl Live {
             secret_key: None,
             moq: MoqConfig::default(),
             tuning: Tuning::default(),
+            line: None,
         }
     }
 
@@ -302,6 +320,11 @@ impl Live {
         self.inner.status.send_replace(Status::Disconnected);
     }
 
+    /// Whether it has entered no room, and is about to enter none.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.rooms().is_empty() && self.inner.hub.rooms().is_empty()
+    }
+
     pub(crate) fn marks(&self) -> &Marks {
         &self.inner.marks
     }
@@ -334,6 +357,13 @@ impl Live {
                 .lookup
                 .add_endpoint_info(EndpointAddr::new(peer).with_relay_url(relay));
         }
+    }
+
+    /// Says that a peer is at this address and no other.
+    pub(crate) fn learn_addr(&self, peer: EndpointId, addr: TransportAddr) {
+        self.inner
+            .lookup
+            .add_endpoint_info(EndpointAddr::from_parts(peer, [addr]));
     }
 
     /// Looks for a peer that is not where it was at all relays of this endpoint: if theirs was the same

@@ -1,10 +1,9 @@
 //! How endpoints are configured: the one place for what makes QUIC fit rooms.
 
 #[cfg(target_family = "wasm")]
-mod batching;
-#[cfg(target_family = "wasm")]
 mod crypto;
 mod early;
+mod memory;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +18,7 @@ use iroh::{
 
 use serde::Deserialize;
 
-pub(crate) use self::early::carries;
+pub(crate) use self::{early::carries, memory::Line};
 
 /// Streams that a peer may have open towards us, of each kind.
 const MAX_STREAMS: u32 = 1024;
@@ -60,6 +59,9 @@ pub struct Tuning {
     pub batching: bool,
     /// With one relay the start waits for that relay, not for the report on the network.
     pub early: bool,
+    /// In WebAssembly an idle start is followed by a room of two within the process: browsers compile
+    /// each function at its first call, and so have done that before a room is entered.
+    pub warm: bool,
 }
 
 impl Default for Tuning {
@@ -69,14 +71,16 @@ impl Default for Tuning {
             acks: ACK_AFTER_PACKETS,
             batching: true,
             early: true,
+            warm: true,
         }
     }
 }
 
-/// A builder for an endpoint of this library.
+/// A builder for an endpoint of this library; on a line it is reached by nothing else.
 pub(crate) fn endpoint(
     secret_key: SecretKey,
     relays: &Relays,
+    line: Option<Line>,
     lookup: MemoryLookup,
     tuning: Tuning,
 ) -> Builder {
@@ -88,17 +92,23 @@ pub(crate) fn endpoint(
             private(Endpoint::builder(presets::Empty)).relay_mode(RelayMode::Disabled)
         }
     };
-    #[cfg(target_family = "wasm")]
-    let builder = if tuning.batching {
-        builder.add_custom_transport(Arc::new(batching::Batching))
-    } else {
-        builder
+    let builder = match line {
+        Some(line) => on_line(builder, line),
+        #[cfg(target_family = "wasm")]
+        None if tuning.batching => builder.add_custom_transport(Arc::new(Line::to_nobody())),
+        None => builder,
     };
     builder
         .secret_key(secret_key)
         .crypto_provider(Arc::new(crypto_provider(tuning)))
         .transport_config(transport_config(tuning))
         .address_lookup(lookup)
+}
+
+fn on_line(builder: Builder, line: Line) -> Builder {
+    #[cfg(not(target_family = "wasm"))]
+    let builder = builder.clear_ip_transports();
+    builder.add_custom_transport(Arc::new(line))
 }
 
 #[cfg(not(target_family = "wasm"))]

@@ -143,7 +143,7 @@ fn bind(live: &Live, key: &SecretKey, hub: &Arc<Hub>, attempt: usize) -> oneshot
             None => live.relays().clone(),
         };
         let mut released = Box::pin(released);
-        let endpoint = transport::endpoint(key, &relays, MemoryLookup::new(), live.tuning())
+        let endpoint = transport::endpoint(key, &relays, None, MemoryLookup::new(), live.tuning())
             .alpns(vec![DOOR_ALPN.to_vec()])
             .bind();
         let endpoint = tokio::select! {

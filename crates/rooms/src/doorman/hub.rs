@@ -193,7 +193,7 @@ impl Hub {
     }
 
     /// How to speak to the rooms that are open.
-    pub(super) fn rooms(&self) -> Vec<mpsc::Sender<Command>> {
+    pub(crate) fn rooms(&self) -> Vec<mpsc::Sender<Command>> {
         let state = self.state();
         let open = state.rooms.values();
         open.filter_map(|it| it.commands.upgrade()).collect()
