@@ -250,6 +250,11 @@ impl Actor {
         // Whoever asked may have gone: that is no concern of this actor.
         match request {
             Request::Put(key, value, reply) => self.put(&key, &value, reply),
+            Request::Withhold(scope, key, reply) => {
+                let (scope, key) = (&scope, &key[..]);
+                self.handle(Input::Withhold { scope, key });
+                reply.send(()).ok();
+            }
             Request::JoinPeers(peers, reply) => {
                 let peers: Vec<_> = peers.into_iter().take(PEERS_MAX).collect();
                 self.remember(peers.iter().copied());
@@ -291,11 +296,12 @@ impl Actor {
 
     fn subscription(&self) -> Subscription {
         let neighbors = self.neighbors.iter().copied().map(Event::NeighborUp);
-        let values = self.store.values().map(|(scope, key, value)| Event::Value {
+        let values = self.store.values().map(|(scope, key, entry)| Event::Value {
             scope,
             key: key.clone(),
-            value: value.value.clone(),
-            timestamp: value.timestamp,
+            value: entry.value.value.clone(),
+            timestamp: entry.value.timestamp,
+            repeated: entry.repeated,
         });
         Subscription {
             current: neighbors.chain(values).collect(),
@@ -474,11 +480,13 @@ impl Actor {
                 key,
                 value,
                 timestamp,
+                repeated,
             } => self.emit(Event::Value {
                 scope,
                 key,
                 value,
                 timestamp,
+                repeated,
             }),
             Output::Expired { scope, key } => self.emit(Event::Expired { scope, key }),
         }
