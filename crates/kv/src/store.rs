@@ -291,6 +291,11 @@ impl Store {
         Some(message.repeat(tail))
     }
 
+    /// How many others there are values of.
+    pub fn scopes(&self) -> usize {
+        self.others.len()
+    }
+
     /// What was seen and is held.
     pub fn stats(&self) -> StoreStats {
         StoreStats {
@@ -298,7 +303,7 @@ impl Store {
             accepted: self.accepted,
             known: self.known,
             refused: self.refused,
-            scopes: self.others.len(),
+            scopes: self.scopes(),
             entries: self.others.values().map(SortedMap::len).sum(),
             bytes: self.bytes,
             tombstones: self.tombstones.len(),
