@@ -16,6 +16,8 @@ export const FAILOVER = [2, 3, 5]
 
 /** What has to settle when all are there: paths, gossip, promotions. */
 const SETTLE_MS = 4_000
+/** The same of a room that grows: the gossip makes sure 1, 5 and 21 s after it began, a fifth more or less. */
+const GROWN_MS = 30_000
 const REST_MS = 8_000
 /** For a crowd to meet, or a room to heal. */
 const LIMIT_MS = 90_000
@@ -132,7 +134,7 @@ async function grow(bench, found, open, { kind, size, name }) {
   const begun = Math.min(...times.map((it) => it.begun))
   found.add(name, 'seen', Math.max(await hostAt, ...times.map((it) => it.at)) - begun)
   const links = () => Promise.all(members.map((it) => it.ask('links', null)))
-  await wait(SETTLE_MS)
+  await wait(GROWN_MS)
   const before = await links()
   await atRest(bench, found, { members, kind, name })
   const after = await links()

@@ -35,6 +35,7 @@ pub fn read_presence(bytes: &[u8], now: u64) -> String {
                     key,
                     value,
                     timestamp,
+                    ..
                 },
             ],
         ) => [

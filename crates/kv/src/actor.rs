@@ -55,8 +55,13 @@ const SETTLING: Duration = Duration::from_secs(1);
 /// From signing own values again to repeating others' in anti-entropy: for the former to mend the
 /// tree, which the latter then follow. Gossip takes 80 ms and then 40 ms to ask for what it lacks.
 const MEND_DELAY: Duration = Duration::from_millis(300);
-/// Between two signings of own values for new neighbours.
+/// Between two signings of own values for new neighbours, at least.
 const REFRESH_GAP: Duration = Duration::from_millis(100);
+/// The same for each peer that there is, at most [`REFRESH_GAP_MAX`]: what is signed goes to all, and
+/// where many come at once all have new neighbours all the time.
+const REFRESH_GAP_EACH: Duration = Duration::from_millis(10);
+/// The longest gap.
+const REFRESH_GAP_MAX: Duration = Duration::from_secs(1);
 /// Between two starts of passes through the store for new neighbours.
 const PASS_GAP: Duration = Duration::from_millis(500);
 /// Repeats are handed out so many at a time, so that neither gossip's queues nor a slow
@@ -250,6 +255,11 @@ impl Actor {
         // Whoever asked may have gone: that is no concern of this actor.
         match request {
             Request::Put(key, value, reply) => self.put(&key, &value, reply),
+            Request::Withhold(scope, key, reply) => {
+                let (scope, key) = (&scope, &key[..]);
+                self.handle(Input::Withhold { scope, key });
+                reply.send(()).ok();
+            }
             Request::JoinPeers(peers, reply) => {
                 let peers: Vec<_> = peers.into_iter().take(PEERS_MAX).collect();
                 self.remember(peers.iter().copied());
@@ -291,11 +301,12 @@ impl Actor {
 
     fn subscription(&self) -> Subscription {
         let neighbors = self.neighbors.iter().copied().map(Event::NeighborUp);
-        let values = self.store.values().map(|(scope, key, value)| Event::Value {
+        let values = self.store.values().map(|(scope, key, entry)| Event::Value {
             scope,
             key: key.clone(),
-            value: value.value.clone(),
-            timestamp: value.timestamp,
+            value: entry.value.value.clone(),
+            timestamp: entry.value.timestamp,
+            repeated: entry.repeated,
         });
         Subscription {
             current: neighbors.chain(values).collect(),
@@ -367,8 +378,12 @@ impl Actor {
     /// already. `gap` is the least time between two passes.
     fn resync(&mut self, gap: Duration) {
         let now = Instant::now();
+        let scopes = u32::try_from(self.store.scopes()).unwrap_or(u32::MAX);
+        let refresh_gap = REFRESH_GAP_EACH
+            .saturating_mul(scopes)
+            .clamp(REFRESH_GAP, REFRESH_GAP_MAX);
         self.refresh_at.get_or_insert(match self.refreshed {
-            Some(refreshed) => now.max(refreshed + REFRESH_GAP),
+            Some(refreshed) => now.max(refreshed + refresh_gap),
             None => now,
         });
         self.pass_at.get_or_insert(match self.passed {
@@ -474,11 +489,13 @@ impl Actor {
                 key,
                 value,
                 timestamp,
+                repeated,
             } => self.emit(Event::Value {
                 scope,
                 key,
                 value,
                 timestamp,
+                repeated,
             }),
             Output::Expired { scope, key } => self.emit(Event::Expired { scope, key }),
         }

@@ -92,7 +92,14 @@ fn store(data: &[u8]) {
             // A repeat.
             3 => store.handle(Input::Received(&last), now),
             // Anything at all.
-            4 => store.handle(Input::Received(rest), now),
+            4 if !rest.is_empty() => store.handle(Input::Received(rest), now),
+            4 => store.handle(
+                Input::Withhold {
+                    scope: &secret.public(),
+                    key: &key,
+                },
+                now,
+            ),
             _ => {
                 let stamp = now
                     .wall
@@ -117,6 +124,7 @@ fn store(data: &[u8]) {
                     key,
                     value,
                     timestamp,
+                    ..
                 } => {
                     assert_ne!(scope, own);
                     let old = told.insert((scope, key), (timestamp, value.clone()));
@@ -141,7 +149,8 @@ fn expected(error: StoreError) {
 fn check(store: &Store, told: &BTreeMap<(PublicKey, Bytes), (u64, Bytes)>) {
     let held: BTreeMap<_, _> = store
         .values()
-        .map(|(scope, key, value)| {
+        .map(|(scope, key, entry)| {
+            let value = &entry.value;
             assert!(value.value.len() <= VALUE_MAX && key.len() <= KEY_MAX);
             ((scope, key.clone()), (value.timestamp, value.value.clone()))
         })

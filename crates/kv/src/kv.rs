@@ -91,6 +91,9 @@ pub enum Event {
         value: Bytes,
         /// When it was written, in nanoseconds since 1970 by the writer's clock.
         timestamp: u64,
+        /// Whether someone passed it on in anti-entropy, and not its writer sent it: the writer
+        /// may be gone.
+        repeated: bool,
     },
     /// A value was not written again in time, and is gone.
     Expired {
@@ -161,6 +164,7 @@ pub struct Kv {
 #[derive(Debug)]
 pub(crate) enum Request {
     Put(Bytes, Bytes, Reply<Result<(), Error>>),
+    Withhold(PublicKey, Bytes, Reply<()>),
     JoinPeers(Vec<EndpointId>, Reply<Result<(), Error>>),
     Subscribe(Reply<Subscription>),
     Neighbors(Reply<Vec<EndpointId>>),
@@ -199,6 +203,13 @@ impl Kv {
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
         let (key, value) = (key.into(), value.into());
         self.ask(|reply| Request::Put(key, value, reply)).await?
+    }
+
+    /// Does not pass a value of another on to newcomers any more, until a strictly newer one comes:
+    /// for whoever knows that its writer is gone.
+    pub async fn withhold(&self, scope: PublicKey, key: impl Into<Bytes>) -> Result<(), Error> {
+        let key = key.into();
+        self.ask(|reply| Request::Withhold(scope, key, reply)).await
     }
 
     /// The neighbours and values that there are, and then what changes.

@@ -68,6 +68,14 @@ pub enum Input<'a> {
     Received(&'a [u8]),
     /// Own values are to be signed again: someone may not have them.
     Refresh,
+    /// Whoever wrote this is known to be gone: it is no longer passed on, until its writer writes
+    /// again.
+    Withhold {
+        /// Whose value it is.
+        scope: &'a PublicKey,
+        /// Its key.
+        key: &'a [u8],
+    },
     /// Time has passed. To be sent about every second.
     Tick,
 }
@@ -87,6 +95,8 @@ pub enum Output {
         value: Bytes,
         /// When it was written, by the writer's clock.
         timestamp: u64,
+        /// Whether someone passed it on, and not its writer sent it.
+        repeated: bool,
     },
     /// Someone else's value was not written again in time, and is gone.
     Expired {
@@ -175,11 +185,17 @@ struct Own {
     timestamp: u64,
 }
 
+/// A value of another.
 #[derive(Debug)]
-struct Entry {
-    value: SignedValue,
+pub struct Entry {
+    /// The value.
+    pub value: SignedValue,
+    /// Whether someone passed it on, and not its writer sent it.
+    pub repeated: bool,
     /// When a strictly newer timestamp was last heard.
     heard: Duration,
+    /// Whether it is kept from newcomers, see [`Input::Withhold`].
+    withheld: bool,
 }
 
 impl Store {
@@ -232,13 +248,21 @@ impl Store {
                 }
                 Ok(outputs)
             }
+            Input::Withhold { scope, key } => {
+                let keys = self.others.get_mut(scope);
+                if let Some(entry) = keys.and_then(|keys| keys.get_mut(key)) {
+                    entry.withheld = true;
+                }
+                Ok(Vec::new())
+            }
         }
     }
 
     /// All values of others, in no order.
-    pub fn values(&self) -> impl Iterator<Item = (PublicKey, &Bytes, &SignedValue)> {
-        self.entries()
-            .map(|(scope, key, entry)| (scope, key, &entry.value))
+    pub fn values(&self) -> impl Iterator<Item = (PublicKey, &Bytes, &Entry)> {
+        self.others
+            .iter()
+            .flat_map(|(scope, keys)| keys.iter().map(|(key, entry)| (*scope, key, entry)))
     }
 
     /// One's own values, by key.
@@ -246,10 +270,13 @@ impl Store {
         self.own.iter().map(|(key, own)| (key, &own.value))
     }
 
-    /// What a newcomer should be told: the values of others that were heard of lately.
+    /// What a newcomer should be told: the values of others that were heard of lately, and whose
+    /// writers are not known to be gone.
     pub fn repeatable(&self) -> impl Iterator<Item = (PublicKey, &Bytes)> {
-        self.entries()
-            .filter(|(_, _, entry)| self.since(entry.heard) <= self.lifetimes.repeat)
+        self.values()
+            .filter(|(_, _, entry)| {
+                !entry.withheld && self.since(entry.heard) <= self.lifetimes.repeat
+            })
             .map(|(scope, key, _)| (scope, key))
     }
 
@@ -264,6 +291,11 @@ impl Store {
         Some(message.repeat(tail))
     }
 
+    /// How many others there are values of.
+    pub fn scopes(&self) -> usize {
+        self.others.len()
+    }
+
     /// What was seen and is held.
     pub fn stats(&self) -> StoreStats {
         StoreStats {
@@ -271,17 +303,11 @@ impl Store {
             accepted: self.accepted,
             known: self.known,
             refused: self.refused,
-            scopes: self.others.len(),
+            scopes: self.scopes(),
             entries: self.others.values().map(SortedMap::len).sum(),
             bytes: self.bytes,
             tombstones: self.tombstones.len(),
         }
-    }
-
-    fn entries(&self) -> impl Iterator<Item = (PublicKey, &Bytes, &Entry)> {
-        self.others
-            .iter()
-            .flat_map(|(scope, keys)| keys.iter().map(|(key, entry)| (*scope, key, entry)))
     }
 
     fn since(&self, age: Duration) -> Duration {
@@ -345,7 +371,7 @@ impl Store {
 
     /// The signature is looked at last: it costs more than all the rest.
     fn receive(&mut self, content: &[u8], now: Now) -> Result<Vec<Output>, Refusal> {
-        let message = GossipMessage::decode(content)?;
+        let (message, repeated) = GossipMessage::read(content)?;
         let timestamp = message.value.timestamp;
         if timestamp > now.wall.saturating_add(nanos(SKEW_MAX)) {
             return Err(Refusal::Future);
@@ -356,7 +382,7 @@ impl Store {
         if message.scope == self.scope {
             self.receive_own(&message, now)
         } else {
-            self.receive_other(message)
+            self.receive_other(message, repeated)
         }
     }
 
@@ -378,7 +404,11 @@ impl Store {
         Ok(self.resign(now))
     }
 
-    fn receive_other(&mut self, message: GossipMessage) -> Result<Vec<Output>, Refusal> {
+    fn receive_other(
+        &mut self,
+        message: GossipMessage,
+        repeated: bool,
+    ) -> Result<Vec<Output>, Refusal> {
         let GossipMessage { scope, key, value } = &message;
         let keys = self.others.get(scope);
         let old = keys.and_then(|keys| keys.get(key));
@@ -420,9 +450,9 @@ impl Store {
         self.accepted = self.accepted.saturating_add(1);
         self.bytes = bytes;
         // A tie is not a sign of life: whoever repeats it may be long gone.
-        let heard = match old {
-            Some(old) if !newer => old.heard,
-            _ => self.age,
+        let (repeated, heard, withheld) = match old {
+            Some(old) if !newer => (old.repeated, old.heard, old.withheld),
+            _ => (repeated, self.age, false),
         };
         let GossipMessage { scope, key, value } = message;
         self.tombstones.remove(&scope, &key);
@@ -431,11 +461,15 @@ impl Store {
             key: key.clone(),
             value: value.value.clone(),
             timestamp: value.timestamp,
+            repeated,
         };
-        self.others
-            .entry(scope)
-            .or_default()
-            .insert(key, Entry { value, heard });
+        let entry = Entry {
+            value,
+            repeated,
+            heard,
+            withheld,
+        };
+        self.others.entry(scope).or_default().insert(key, entry);
         Ok(vec![output])
     }
 

@@ -105,6 +105,11 @@ impl GossipMessage {
 
     /// Reads a message without looking at its signature.
     pub fn decode(content: &[u8]) -> Result<Self, Refusal> {
+        Self::read(content).map(|(message, _)| message)
+    }
+
+    /// The same, and whether it is a repeat: whether anything follows it.
+    pub(crate) fn read(content: &[u8]) -> Result<(Self, bool), Refusal> {
         if content.len() > ENCODED_MAX {
             return Err(Refusal::Oversize);
         }
@@ -120,7 +125,7 @@ impl GossipMessage {
         if rest.len() > TRAILING_MAX {
             return Err(Refusal::Trailing);
         }
-        Ok(Self {
+        let message = Self {
             scope,
             key: Bytes::copy_from_slice(key),
             value: SignedValue {
@@ -128,7 +133,8 @@ impl GossipMessage {
                 value: Bytes::copy_from_slice(frame.value),
                 signature: frame.signature,
             },
-        })
+        };
+        Ok((message, !rest.is_empty()))
     }
 
     fn encode_with(&self, tail: &[u8]) -> Bytes {

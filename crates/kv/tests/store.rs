@@ -63,6 +63,7 @@ fn value(scope: u64, key: &str, timestamp: u64, value: &str) -> Result<Vec<Outpu
         key: key.to_owned().into(),
         value: value.to_owned().into(),
         timestamp,
+        repeated: false,
     }])
 }
 
@@ -103,7 +104,10 @@ type Contents = BTreeMap<(PublicKey, Bytes), (u64, Bytes)>;
 fn contents(store: &Store) -> Contents {
     store
         .values()
-        .map(|(scope, key, value)| ((scope, key.clone()), (value.timestamp, value.value.clone())))
+        .map(|(scope, key, entry)| {
+            let value = &entry.value;
+            ((scope, key.clone()), (value.timestamp, value.value.clone()))
+        })
         .collect()
 }
 
@@ -139,7 +143,7 @@ proptest! {
                 let walk = order.iter().map(|index| index.get(&writes));
                 for bytes in walk.chain(writes.iter().rev()) {
                     for output in receive(&mut store, bytes, START).unwrap_or_default() {
-                        if let Output::Value { scope, key, value, timestamp } = output {
+                        if let Output::Value { scope, key, value, timestamp, .. } = output {
                             told.insert((scope, key), (timestamp, value));
                         }
                     }
@@ -235,7 +239,7 @@ proptest! {
             store.handle(Input::Tick, at(elapsed)).unwrap();
             let stats = store.stats();
             prop_assert_eq!(stats.received, stats.accepted + stats.known + stats.refused.total());
-            let bytes: usize = store.values().map(|(_, key, value)| 192 + key.len() + value.value.len()).sum();
+            let bytes: usize = store.values().map(|(_, key, entry)| 192 + key.len() + entry.value.value.len()).sum();
             prop_assert_eq!(stats.bytes, bytes);
             prop_assert_eq!(stats.entries, store.values().count());
         }
@@ -354,6 +358,53 @@ fn newcomers_are_told_only_of_the_living() {
     ticks(&mut store, LIFETIMES.repeat, LIFETIMES.repeat + SECOND);
     assert_eq!(store.repeatable().count(), 0);
     assert_eq!(store.values().count(), 1);
+}
+
+#[test]
+fn what_is_withheld_is_passed_on_again_when_it_is_newer() {
+    let repeatable = |store: &Store| {
+        let values = store.repeatable();
+        let mut keys: Vec<_> = values.map(|(_, key)| key.clone()).collect();
+        keys.sort();
+        keys
+    };
+    let mut store = store();
+    let (gone, here) = (secret(1).public(), secret(2).public());
+    for key in ["a", "b"] {
+        receive(&mut store, &message(1, key, WALL, "v"), START).unwrap();
+    }
+    receive(&mut store, &message(2, "c", WALL, "v"), START).unwrap();
+    for (scope, key) in [(&gone, "a"), (&here, "a"), (&secret(3).public(), "a")] {
+        let key = key.as_bytes();
+        let outputs = store.handle(Input::Withhold { scope, key }, at(START));
+        assert_eq!(outputs, Ok(vec![]));
+    }
+    assert_eq!(repeatable(&store), ["b", "c"]);
+    assert_eq!(store.values().count(), 3, "it is not forgotten");
+
+    // The same once more, or another one of the same time, is no sign of life.
+    receive(&mut store, &message(1, "a", WALL, "v"), START).unwrap();
+    receive(&mut store, &message(1, "a", WALL, "w"), START).unwrap();
+    assert_eq!(repeatable(&store), ["b", "c"]);
+    receive(&mut store, &message(1, "a", WALL + 1, "v"), START).unwrap();
+    assert_eq!(repeatable(&store), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_repeat_is_told_from_what_its_writer_sends() {
+    let mut store = store();
+    let repeats = |outputs: Vec<Output>| match outputs[..] {
+        [Output::Value { repeated, .. }] => repeated,
+        _ => panic!("{outputs:?}"),
+    };
+    let first = message(1, "key", WALL, "v");
+    let repeat = GossipMessage::decode(&first).unwrap().repeat([0; 8]);
+    assert!(repeats(receive(&mut store, &repeat, START).unwrap()));
+    assert!(store.values().all(|(_, _, entry)| entry.repeated));
+    assert_eq!(receive(&mut store, &first, START), Ok(vec![]));
+    let second = message(1, "key", WALL + 1, "v");
+    assert!(!repeats(receive(&mut store, &second, START).unwrap()));
+    assert!(store.values().all(|(_, _, entry)| !entry.repeated));
 }
 
 #[test]

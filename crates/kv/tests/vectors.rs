@@ -218,15 +218,18 @@ fn a_reader_takes_and_refuses_what_the_vectors_say() {
             repeat: Duration::from_secs(45),
         };
         let mut store = Store::new(SecretKey::from_bytes(&[9; 32]), lifetimes, now);
-        let result = store.handle(Input::Received(&case.encoded()), now);
+        let bytes = case.encoded();
+        let result = store.handle(Input::Received(&bytes), now);
         let stats = store.stats();
         match case.refused {
             None => {
+                let message = GossipMessage::decode(&bytes).unwrap();
                 let value = Output::Value {
                     scope: case.secret.public(),
                     key: case.key.into(),
                     value: case.value.into(),
                     timestamp: case.timestamp,
+                    repeated: message.encode().len() < bytes.len(),
                 };
                 assert_eq!(result, Ok(vec![value]), "{}", case.name);
                 assert_eq!(

@@ -156,6 +156,7 @@ fn roster(data: &[u8]) {
                     Input::Presence {
                         peer,
                         state: &state,
+                        repeated: arg % 3 == 0,
                         wall_ms,
                     },
                     now,

@@ -26,6 +26,9 @@ use crate::{
 pub const SILENCE: Duration = Duration::from_secs(9);
 /// A peer that never had a session is gone when its presence is not renewed for this long.
 pub const PRESENCE_EXPIRY: Duration = Duration::from_secs(30);
+/// The same of a peer of which others told, and never itself: two of its heartbeats. It may have
+/// been gone when they did.
+pub const HEARSAY_EXPIRY: Duration = Duration::from_secs(20);
 /// The same of a peer of iroh-live, which writes its presence only when it changes.
 pub const FOREIGN_EXPIRY: Duration = Duration::from_secs(120);
 /// How long the clock of silence stands still after the own relay is back.
@@ -45,6 +48,8 @@ pub enum Input<'a> {
         peer: EndpointId,
         /// The value.
         state: &'a RoomState,
+        /// Whether another peer passed it on.
+        repeated: bool,
         /// The machine's clock, milliseconds since 1970, for [`Peer::joined_at`].
         wall_ms: u64,
     },
@@ -104,8 +109,9 @@ impl Roster {
             Input::Presence {
                 peer,
                 state,
+                repeated,
                 wall_ms,
-            } => self.presence(peer, state, wall_ms, clock),
+            } => self.presence(peer, state, repeated, wall_ms, clock),
             Input::Heard(peer) => {
                 if let Some(entry) = self.peers.get_mut(&peer) {
                     entry.heard = clock;
@@ -154,6 +160,7 @@ impl Roster {
         &mut self,
         id: EndpointId,
         state: &RoomState,
+        repeated: bool,
         wall_ms: u64,
         clock: Duration,
     ) -> Vec<Output> {
@@ -162,6 +169,8 @@ impl Roster {
         }
         let expiry = if state.is_foreign() {
             FOREIGN_EXPIRY
+        } else if repeated {
+            HEARSAY_EXPIRY
         } else {
             PRESENCE_EXPIRY
         };
@@ -201,7 +210,8 @@ impl Roster {
             return outputs;
         };
         entry.heard = clock;
-        entry.expiry = expiry;
+        // Who was heard itself before stays so.
+        entry.expiry = expiry.max(entry.expiry.min(PRESENCE_EXPIRY));
         entry.listed = listed;
         let mut changed = Vec::new();
         let mut set = |is_new: bool, field| {
@@ -370,14 +380,23 @@ mod tests {
     }
 
     fn present(roster: &mut Roster, seed: u8, state: &RoomState, now: Duration) -> Vec<Output> {
-        roster.handle(
-            Input::Presence {
-                peer: id(seed),
-                state,
-                wall_ms: 1,
-            },
-            now,
-        )
+        told(roster, seed, state, false, now)
+    }
+
+    fn told(
+        roster: &mut Roster,
+        seed: u8,
+        state: &RoomState,
+        repeated: bool,
+        now: Duration,
+    ) -> Vec<Output> {
+        let presence = Input::Presence {
+            peer: id(seed),
+            state,
+            repeated,
+            wall_ms: 1,
+        };
+        roster.handle(presence, now)
     }
 
     /// Time as the room's actor sees it pass, up to and with a moment.
@@ -535,6 +554,28 @@ mod tests {
     }
 
     #[test]
+    fn who_is_known_from_others_alone_has_a_shorter_window() {
+        let ada = state(1, "Ada", &[]);
+        let mut roster = up();
+        told(&mut roster, 1, &ada, true, s(0));
+        assert!(wait(&mut roster, s(0), s(10)).is_empty());
+        told(&mut roster, 1, &ada, true, s(10));
+        assert!(wait(&mut roster, s(10), s(30)).is_empty());
+        let outputs = wait(&mut roster, s(30), s(31));
+        assert!(matches!(
+            &outputs[..],
+            [Output::Left(_, LeftReason::Timeout)]
+        ));
+
+        // Whoever has spoken, once, has the whole of it, whoever tells of it afterwards.
+        told(&mut roster, 1, &ada, true, s(40));
+        present(&mut roster, 1, &ada, s(50));
+        told(&mut roster, 1, &ada, true, s(60));
+        assert!(wait(&mut roster, s(60), s(90)).is_empty());
+        assert!(!wait(&mut roster, s(90), s(91)).is_empty());
+    }
+
+    #[test]
     fn a_full_room_refuses_and_counts() {
         let mut roster = up();
         for n in 0..MAX_PEERS as u32 + 3 {
@@ -546,6 +587,7 @@ mod tests {
                 Input::Presence {
                     peer,
                     state: &state,
+                    repeated: false,
                     wall_ms: 0,
                 },
                 s(0),

@@ -94,6 +94,56 @@ async fn three_converge_and_a_newcomer_sees_all_at_once() {
 }
 
 #[tokio::test]
+async fn a_newcomer_is_not_told_of_those_known_to_be_gone() {
+    let net = Net::default();
+    let host = net.peer().await;
+    let kv = host.kv(&[]).await;
+    let (_crowd, topic) = hostile(&net, &host).await;
+    let (sender, _receiver) = topic.split();
+    let [here, gone] = [1, 2].map(|number| SecretKey::from_bytes(&[number; 32]));
+    let write = |secret: &SecretKey, value: &'static str| {
+        let message = GossipMessage::sign(secret, "key".into(), wall(), value.into());
+        say(&sender, message.encode())
+    };
+    write(&here, "old").await;
+    write(&gone, "old").await;
+    stats_until(&kv, |stats| stats.entries == 2).await;
+    kv.withhold(gone.public(), "key").await.unwrap();
+
+    let newcomer = net.peer().await;
+    let kv = newcomer.kv(&[&host]).await;
+    let mut events = kv.subscribe().await.unwrap();
+    let mut told = Vec::new();
+    let mut read_until = async |wanted: &SecretKey| {
+        soon(async {
+            loop {
+                let event = events.recv().await.expect("the topic is joined");
+                if let Event::Value {
+                    scope,
+                    value,
+                    repeated,
+                    ..
+                } = event
+                {
+                    told.push((scope, value, repeated));
+                    if scope == wanted.public() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+    };
+    read_until(&here).await;
+    // The same pass would have brought it by the time that this has come.
+    write(&gone, "new").await;
+    read_until(&gone).await;
+    let wanted = [(&here, "old", true), (&gone, "new", false)];
+    let wanted = wanted.map(|(secret, value, repeated)| (secret.public(), value.into(), repeated));
+    assert_eq!(told, wanted);
+}
+
+#[tokio::test]
 async fn a_newcomer_sees_a_full_room_at_once() {
     let net = Net::default();
     let host = net.peer().await;

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use iroh::EndpointId;
+use iroh_gossip::api::Event as GossipEvent;
 use iroh_rooms::{
     Error, Event, Live, Relays, Room, RoomTicket,
     event::LeftReason,
@@ -12,6 +13,7 @@ use iroh_rooms::{
     presence::{PEER_STATE_KEY, PeerState, ROOM_STATE_KEY},
     room::{Compat, Options},
 };
+use n0_future::StreamExt;
 use serde_json::json;
 use tokio::time::{advance, pause, resume, sleep};
 
@@ -457,6 +459,68 @@ async fn who_returns_in_time_was_never_gone_and_later_comes_anew() {
     tokio::task::spawn_blocking(move || other.kill())
         .await
         .expect("it ends");
+    a.close().await;
+}
+
+/// Of those who are gone a newcomer hears from others at most that they said goodbye.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_does_not_hear_of_those_who_have_vanished() {
+    let relay = Relay::on_free_port().await;
+    let a = relay.live().await;
+    let mut room_a = enter(&a, &RoomTicket::generate(), "Ada").await;
+    let topic = room_a.handle().id();
+    let ticket = room_a.ticket().await.expect("open");
+    let mut vanishing = apart(&relay, &secret(1), ticket).await;
+    let vanished = vanishing.live.endpoint_id();
+    they_talk([&mut room_a, &mut vanishing.room], "hello").await;
+    tokio::task::spawn_blocking(move || vanishing.kill())
+        .await
+        .expect("it ends");
+    let gone = until(&mut room_a, left).await;
+    assert_eq!(gone, (vanished, LeftReason::Timeout));
+
+    // Two more by way of a stranger, of whom one leaves.
+    let stranger = Stranger::at(&relay).await;
+    let (sender, _receiver) = stranger.join(topic, &a).await;
+    let [here, leaving] = [2, 3].map(secret);
+    let mut state = member(&topic, leaving.public());
+    for secret in [&leaving, &here] {
+        let state = member(&topic, secret.public());
+        say(&sender, signed(secret, &state).encode()).await;
+        until(&mut room_a, joined).await;
+    }
+    say(&sender, theirs(&leaving, "Cy", &[])).await;
+    state.set_leaving(true);
+    say(&sender, signed(&leaving, &state).encode()).await;
+    let gone = until(&mut room_a, left).await;
+    assert_eq!(gone, (leaving.public(), LeftReason::Left));
+
+    let newcomer = Stranger::at(&relay).await;
+    let (_sender, mut receiver) = newcomer.join(topic, &a).await;
+    let mut told = Vec::new();
+    let mut read_until = async |wanted: EndpointId| {
+        soon(async {
+            while told.last().is_none_or(|(scope, _)| *scope != wanted) {
+                let event = receiver.next().await.expect("joined").expect("joined");
+                if let GossipEvent::Received(message) = event {
+                    let message = GossipMessage::decode(&message.content).expect("valid");
+                    told.push((message.scope, message.key));
+                }
+            }
+        })
+        .await;
+    };
+    read_until(here.public()).await;
+    // What else that pass brings comes before what is written afterwards.
+    let set = room_a.handle().set_display_name(Some("Eve"));
+    set.await.expect("open");
+    read_until(a.endpoint_id()).await;
+    let of = |peer: EndpointId| -> Vec<_> {
+        let of_peer = told.iter().filter(|(scope, _)| *scope == peer);
+        of_peer.map(|(_, key)| &key[..]).collect()
+    };
+    assert_eq!(of(vanished), [] as [&[u8]; 0]);
+    assert_eq!(of(leaving.public()), [ROOM_STATE_KEY]);
     a.close().await;
 }
 

@@ -95,6 +95,7 @@ impl Actor {
         self.feed(Input::Presence {
             peer,
             state: &state,
+            repeated: false,
             wall_ms,
         });
         if self.roster.get(&peer).is_some() {

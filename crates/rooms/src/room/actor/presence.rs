@@ -6,7 +6,7 @@ use iroh::{EndpointId, RelayUrl};
 use iroh_rooms_kv as kv;
 use iroh_rooms_moq::close;
 use iroh_rooms_sorted::SortedSet;
-use n0_future::time::Instant;
+use n0_future::{task, time::Instant};
 
 use super::{Actor, Dial, join_topic, wall_micros};
 use crate::{
@@ -87,6 +87,7 @@ impl Actor {
                 key,
                 value,
                 timestamp,
+                repeated,
             } if key == ROOM_STATE_KEY => {
                 if !self.admits(&scope) {
                     return;
@@ -111,6 +112,7 @@ impl Actor {
                 self.feed(Input::Presence {
                     peer: scope,
                     state: &state,
+                    repeated,
                     wall_ms,
                 });
                 if self.roster.get(&scope).is_some() {
@@ -122,6 +124,7 @@ impl Actor {
                 key,
                 value,
                 timestamp,
+                ..
             } if key == PEER_STATE_KEY => self.foreign_value(scope, &value, timestamp),
             kv::Event::NeighborUp(peer) => {
                 self.live.marks().set("neighbor");
@@ -207,6 +210,7 @@ impl Actor {
 
     /// Feeds the roster and does what follows.
     pub(super) fn feed(&mut self, input: Input<'_>) {
+        let goodbye = matches!(&input, Input::Presence { state, .. } if state.is_leaving());
         for output in self.roster.handle(input, self.now()) {
             match output {
                 Output::Joined(peer) => {
@@ -224,6 +228,7 @@ impl Actor {
                 }
                 Output::Left(peer, reason) => {
                     self.left(peer.id, reason);
+                    self.withhold(peer.id, goodbye);
                     self.emit(Event::PeerLeft { peer, reason });
                 }
             }
@@ -279,6 +284,19 @@ impl Actor {
         if !self.neighbors.contains(&peer) && !self.bootstrap.contains(&peer) {
             self.live.forget(peer);
         }
+    }
+
+    /// Newcomers are no longer told of a peer that is gone. Its goodbye is for them, too: of those who
+    /// have not heard it, some may still tell them of the peer.
+    fn withhold(&self, peer: EndpointId, goodbye: bool) {
+        let kv = self.kv.clone();
+        task::spawn(async move {
+            // A topic that was left tells nobody anything.
+            let _ = kv.withhold(peer, PEER_STATE_KEY).await;
+            if !goodbye {
+                let _ = kv.withhold(peer, ROOM_STATE_KEY).await;
+            }
+        });
     }
 
     /// Gossip does not look for new neighbours by itself once all are gone.
