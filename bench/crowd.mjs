@@ -14,6 +14,11 @@ export const VOTERS = [1, 3, 5]
 /** Voters of the rooms that lose their doorman. A room for two has its own rules. */
 export const FAILOVER = [2, 3, 5]
 
+/** Learners beside the voters. Everyone has connections with everyone: 20 in tabs are more than two cores
+ * carry, at rest. */
+export const LEARNERS = { native: 20, agreement: 10 }
+/** Those in tabs share them, each with a Worker of its own: a process compiles the core once. */
+const TOGETHER = 5
 /** What has to settle when all are there: paths, gossip, promotions. */
 const SETTLE_MS = 4_000
 /** The same of a room that grows: the gossip makes sure 1, 5 and 21 s after it began, a fifth more or less. */
@@ -82,26 +87,39 @@ export class Process {
   }
 }
 
-/** A tab, asked like a process. */
+/** A member in a tab, asked like a process. */
 class Member {
   #tab
+  #place
 
-  constructor(tab) {
+  constructor(tab, place) {
     this.#tab = tab
+    this.#place = place
   }
 
   ask(method, argument, limitMs = LIMIT_MS) {
-    const call = ([method, argument]) =>
-      (method in bench.side ? bench.side : bench)[method](...(argument === null ? [] : [argument]))
-    return within(this.#tab.evaluate(call, [method, argument]), limitMs, method)
+    const call = ([place, method, argument]) => {
+      const side = bench.sides[place]
+      return (method in side ? side : bench)[method](...(argument === null ? [] : [argument]))
+    }
+    return within(this.#tab.evaluate(call, [this.#place, method, argument]), limitMs, method)
   }
 }
 
-/** So many members of a kind, all loaded and none in a room. */
-async function crowd(bench, open, kind, count) {
+/**
+ * So many members of a kind, all loaded and none in a room: a process or a tab each, but for the last
+ * `guests` of those in tabs, who share them.
+ */
+async function crowd(bench, open, kind, count, guests = 0) {
   if (kind === 'native') return Promise.all(Array.from({ length: count }, () => open('native')))
   const members = []
-  for (let n = 0; n < count; n++) members.push(new Member(await open(kind)))
+  for (let n = 0; n < count - guests; n++) members.push(new Member(await open(kind), 0))
+  for (let n = 0; n < guests; n += TOGETHER) {
+    const tab = await open(kind)
+    members.push(new Member(tab, 0))
+    for (let more = n + 1; more < Math.min(n + TOGETHER, guests); more++)
+      members.push(new Member(tab, await tab.evaluate(() => bench.share())))
+  }
   return members
 }
 
@@ -116,6 +134,7 @@ export async function growth(bench, found) {
     const name = `${nameOf(kind)}, ${size}`
     bench.note(name)
     await bench.attempt(name, (open) => grow(bench, found, open, { kind, size, name }))
+    bench.tell('growth', found.all[name])
   }
 }
 
@@ -174,12 +193,14 @@ export async function agreement(bench, found) {
       const name = `${nameOf(kind)}, ${count}`
       bench.note(name)
       await bench.attempt(name, (open) => agree(bench, found, open, { kind, voters: count, name }))
+      bench.tell('agreement', found.all[name])
     }
   }
   for (const count of bench.plan.agreement.failover) {
     const name = `${count} voters`
     bench.note(`the doorman of ${name} is killed`)
     await bench.attempt(`doorman of ${name}`, (open) => failover(bench, found, open, count))
+    bench.tell('failover', found.all[name])
   }
 }
 
@@ -198,8 +219,9 @@ async function assembly(bench, members, voters) {
 }
 
 async function agree(bench, found, open, { kind, voters, name }) {
-  const { learners, trips, updates, rateMs } = bench.plan.agreement
-  const members = await crowd(bench, open, kind, voters + learners)
+  const { trips, updates, rateMs } = bench.plan.agreement
+  const learners = bench.plan.agreement.learners[kind]
+  const members = await crowd(bench, open, kind, voters + learners, learners)
   const { id, ids, cap } = await assembly(bench, members, voters)
   for (let n = voters; n < members.length; n++) {
     const { ms } = await members[n].ask('join', { id, name: `m${n}`, voters: cap })

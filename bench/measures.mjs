@@ -6,6 +6,7 @@ import {
   FAILOVER,
   GATHERERS,
   GROWTH,
+  LEARNERS,
   Process,
   VOTERS,
   agreement,
@@ -37,7 +38,7 @@ const PLANS = {
     agreement: {
       kinds: ['native', 'agreement'],
       voters: VOTERS,
-      learners: 20,
+      learners: LEARNERS,
       trips: 200,
       updates: 200,
       rateMs: 4000,
@@ -58,7 +59,7 @@ const PLANS = {
     agreement: {
       kinds: ['native', 'agreement'],
       voters: [1, 3],
-      learners: 2,
+      learners: { native: 2, agreement: 2 },
       trips: 20,
       updates: 20,
       rateMs: 1000,
@@ -86,10 +87,11 @@ const IN_PAGE = { [KIB]: 64, [64 * KIB]: 63 }
 export class Bench {
   /**
    * `sides`: by kind, what `open` of its Side is given; without those that cannot run here. `meeting`:
-   * the same for what `growth` compares. `peer`: the native peer.
+   * the same for what `growth` compares. `peer`: the native peer. `tell`: given the table and the samples
+   * of a row that is done.
    */
-  constructor({ browser, site, sides, meeting, peer, levers, quick, note }) {
-    Object.assign(this, { browser, site, sides, meeting, peer, levers, note })
+  constructor({ browser, site, sides, meeting, peer, levers, quick, note, tell }) {
+    Object.assign(this, { browser, site, sides, meeting, peer, levers, note, tell })
     this.plan = quick ? PLANS.quick : PLANS.full
     this.failures = []
   }

@@ -14,7 +14,8 @@
 //   steps()                        completes them afterwards; optional
 
 const kind = new URLSearchParams(location.search).get('kind')
-const side = kind === 'blank' ? undefined : new (await import(`/target/bench/${kind}.js`)).Side()
+const Side = kind === 'blank' ? undefined : (await import(`/target/bench/${kind}.js`)).Side
+const side = Side && new Side()
 
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 const epoch = () => performance.timeOrigin + performance.now()
@@ -50,6 +51,13 @@ async function trip(name) {
 
 globalThis.bench = {
   side,
+  /** All that live in this tab: the first, and those that `share` adds. */
+  sides: [side],
+
+  /** One more of the kind, beside the others; gives its place among them. */
+  share() {
+    return bench.sides.push(new Side()) - 1
+  },
 
   /** The first one in. */
   async host(options) {

@@ -89,6 +89,18 @@ const FAILOVERS = [
   ['entry p95, ms', 'entry', 0.95],
 ]
 
+/** The parts that take minutes, of which each row is told when it is there. */
+const LONG = { growth: GROWTH, agreement: AGREEMENT, failover: FAILOVERS }
+
+/** A row of one of these as a line, with what was measured of it. */
+export function line(table, samples = {}) {
+  const measured = LONG[table].filter(([, measure]) => samples[measure])
+  const cells = measured.map(
+    ([name, measure, q]) => `${name} ${figure(quantile(samples[measure], q))}`,
+  )
+  return cells.join('; ')
+}
+
 /** What is to be reached, from the figures of this run. */
 function aims(at) {
   const sides = (measure, kind = 'rooms') => at('sides', kind, measure, 0.5)
@@ -186,14 +198,18 @@ export function report(found, { noWebRtc, failures }) {
     READERS.map((count) => [count === 1 ? '1 reader' : `${count} readers`, count]),
     ([, measure, q], [, count]) => figure(at('fanout', count, measure, q)),
   )
-  const named = (part, has) => Object.keys(found[part] ?? {}).filter((it) => found[part][it][has])
-  const rows = (title, part, has, columns) =>
-    show(title, named(part, has), columns, (row, [, measure, q]) =>
+  // A row that failed halfway has what came before.
+  const named = (part, columns) =>
+    Object.keys(found[part] ?? {}).filter((row) =>
+      columns.some(([, measure]) => found[part][row][measure]),
+    )
+  const rows = (title, part, columns) =>
+    show(title, named(part, columns), columns, (row, [, measure, q]) =>
       figure(at(part, row, measure, q)),
     )
-  rows('A room that grows: its kind, and how many are in it', 'growth', 'seen', GROWTH)
-  rows('Agreement: where, and how many vote; with learners', 'agreement', 'commit', AGREEMENT)
-  rows('The doorman is killed: until the next', 'agreement', 'change', FAILOVERS)
+  rows('A room that grows: its kind, and how many are in it', 'growth', GROWTH)
+  rows('Agreement: where, and how many vote; with learners', 'agreement', AGREEMENT)
+  rows('The doorman is killed: until the next', 'agreement', FAILOVERS)
   show(
     'Levers: all on, and one of them off',
     Object.keys(found.levers ?? {})

@@ -36,7 +36,7 @@ import {
 } from '../tools/lib.mjs'
 import { setup } from '../tools/setup.mjs'
 import { Bench } from './measures.mjs'
-import { report } from './report.mjs'
+import { line, report } from './report.mjs'
 
 const PARTS = ['sides', 'gone', 'boundary', 'levers', 'fanout', 'growth', 'agreement']
 /** crates/cli/examples/peer.rs. Of the crate of the relay, so that nothing is compiled twice. */
@@ -182,6 +182,7 @@ async function inside({ parts, quick, noWebRtc }) {
       levers: LEVERS,
       quick,
       note: (text) => console.log(dim(`    ${text}`)),
+      tell: (table, samples) => console.log(dim(`      ${line(table, samples)}`)),
     })
     const found = {}
     for (const part of parts) {

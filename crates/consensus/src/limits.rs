@@ -44,5 +44,9 @@ pub const RECENT_BYTES: usize = 8 * 1024 * 1024;
 pub const LINEAGE: usize = 16;
 /// Terms from here on are refused: counting must not overflow.
 pub const TERM: u64 = 1 << 48;
-/// Indices likewise.
+/// How far one message may raise a member's term. Terms rise with elections, of which a day has some ten
+/// thousand at the most; with messages that could raise it to [`TERM`] one member would end a room's
+/// elections for good. Beyond it is refused; who has missed more comes back by the door.
+pub const TERM_STEP: u64 = 1 << 16;
+/// Indices from here on are refused likewise.
 pub const INDEX: u64 = 1 << 52;

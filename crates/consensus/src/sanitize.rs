@@ -15,6 +15,10 @@ pub fn check(raft: &Raft, from: u64, message: &Message) -> Result<(), &'static s
     if message.term == 0 || message.term >= limits::TERM {
         return Err("impossible term");
     }
+    // Who has no log yet does not know what the room has come to.
+    if last.index > 0 && message.term > raft.term() + limits::TERM_STEP {
+        return Err("a term too far ahead");
+    }
     // A term has one leader.
     let known = message.term == raft.term() && raft.leader() != 0;
     let leads = matches!(

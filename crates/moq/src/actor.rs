@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use iroh::{Endpoint, EndpointAddr, EndpointId, endpoint::Connection};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId,
+    endpoint::{Connection, QuicTransportConfig},
+};
 use iroh_rooms_sorted::SortedMap;
 use n0_future::time::{self, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -87,6 +90,7 @@ struct Conn {
 pub(crate) struct Actor {
     endpoint: Endpoint,
     max_connections: usize,
+    dialling: Option<QuicTransportConfig>,
     registry: Arc<Registry>,
     counters: Arc<Counters>,
     table: Table,
@@ -112,6 +116,7 @@ impl Actor {
     pub(crate) async fn run(
         endpoint: Endpoint,
         max_connections: usize,
+        dialling: Option<QuicTransportConfig>,
         registry: Arc<Registry>,
         counters: Arc<Counters>,
         mut inbox: mpsc::Receiver<Message>,
@@ -121,6 +126,7 @@ impl Actor {
         let mut actor = Self {
             endpoint,
             max_connections,
+            dialling,
             registry,
             counters,
             table,
@@ -531,6 +537,7 @@ impl Actor {
             .unwrap_or_else(|| key.remote.into());
         let task = DialTask {
             endpoint: self.endpoint.clone(),
+            config: self.dialling.clone(),
             addr,
             scope,
             key,

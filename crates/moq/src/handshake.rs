@@ -11,7 +11,7 @@ use std::{
 
 use iroh::{
     Endpoint, EndpointAddr, EndpointId,
-    endpoint::{ConnectError, ConnectOptions, Connection},
+    endpoint::{ConnectError, ConnectOptions, Connection, QuicTransportConfig},
 };
 use n0_future::time;
 use tokio::sync::{mpsc, oneshot};
@@ -89,6 +89,7 @@ fn moq_now() -> moq_net::time::Instant {
 /// What a dial needs.
 pub(crate) struct DialTask {
     pub(crate) endpoint: Endpoint,
+    pub(crate) config: Option<QuicTransportConfig>,
     pub(crate) addr: EndpointAddr,
     pub(crate) scope: Arc<ScopeInner>,
     pub(crate) key: Key,
@@ -103,7 +104,13 @@ pub(crate) async fn dial(mut task: DialTask) {
     let attempt = async {
         let result = time::timeout(
             DIAL_TIMEOUT,
-            connect(&task.endpoint, task.addr, &task.scope, &task.next_conn),
+            connect(
+                &task.endpoint,
+                task.config,
+                task.addr,
+                &task.scope,
+                &task.next_conn,
+            ),
         );
         result
             .await
@@ -168,6 +175,7 @@ type Driver = std::pin::Pin<Box<dyn Future<Output = moq_net::Error>>>;
 
 async fn connect(
     endpoint: &Endpoint,
+    config: Option<QuicTransportConfig>,
     addr: EndpointAddr,
     scope: &ScopeInner,
     next_conn: &AtomicU64,
@@ -180,7 +188,10 @@ async fn connect(
     };
     let mut alpns = ALPNS.iter().take(offered).map(|alpn| alpn.to_vec());
     let newest = alpns.next().unwrap_or_default();
-    let options = ConnectOptions::new().with_additional_alpns(alpns.collect());
+    let mut options = ConnectOptions::new().with_additional_alpns(alpns.collect());
+    if let Some(config) = config {
+        options = options.with_transport_config(config);
+    }
     let refused = |error: ConnectError| Error::Connect(Arc::new(error));
     let connecting = endpoint
         .connect_with_opts(addr, &newest, options)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use iroh::{
     Endpoint, EndpointAddr, EndpointId,
-    endpoint::Connection,
+    endpoint::{Connection, QuicTransportConfig},
     protocol::{AcceptError, ProtocolHandler},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +46,8 @@ pub struct Config {
     /// a peer that has one already: a reconnect replaces it. What is dialled here counts, and is
     /// never refused. Default [`MAX_CONNECTIONS`].
     pub max_connections: usize,
+    /// How QUIC is configured on connections that are dialled here. Default: as the endpoint is.
+    pub dialling: Option<QuicTransportConfig>,
 }
 
 impl Default for Config {
@@ -53,6 +55,7 @@ impl Default for Config {
         Self {
             accept: Accept::default(),
             max_connections: MAX_CONNECTIONS,
+            dialling: None,
         }
     }
 }
@@ -93,6 +96,7 @@ impl Moq {
             Actor::run(
                 endpoint,
                 config.max_connections,
+                config.dialling,
                 registry.clone(),
                 counters.clone(),
                 messages,

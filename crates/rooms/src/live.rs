@@ -109,7 +109,9 @@ impl Builder {
         .map_err(|error| Error::Endpoint(format!("{error:#}")))?;
         marks.set("bound");
         let gossip = Arc::new(GossipSlot::new(&endpoint));
-        let moq = Moq::with_config(endpoint.clone(), self.moq);
+        let mut config = self.moq;
+        config.dialling = Some(transport::dialling(self.tuning));
+        let moq = Moq::with_config(endpoint.clone(), config);
         let mut router = Router::builder(endpoint.clone());
         for alpn in ALPNS {
             router = router.accept(alpn, moq.protocol_handler());

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use iroh_rooms_consensus::keys::Hash;
+use iroh_rooms_consensus::keys::{Hash, Key};
 use iroh_rooms_consensus::machine::Command;
 use iroh_rooms_consensus::recovery::Record;
 use iroh_rooms_consensus::session::{Payload, SessionId};
@@ -24,6 +24,10 @@ pub enum Rule {
     SameLog,
     /// Equal states at equal indices of an epoch.
     SameState,
+    /// The same ids of the door at equal indices of an epoch.
+    SameDoor,
+    /// Only a moderator moves the door.
+    Moderated,
     /// No id is given twice in an epoch.
     IdsOnce,
     /// No session is had by two.
@@ -82,13 +86,32 @@ pub struct Write {
     pub rejected: bool,
 }
 
+/// A move of the door to another id: a write as well, by this name.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// Its name.
+    pub name: String,
+    /// Who proposed it.
+    pub author: Key,
+}
+
+/// What a member had come to at an index.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct CameTo {
+    /// The hash over all entries.
+    chain: Hash,
+    state: Hash,
+    /// The id of the door, and how many it has had.
+    door: (Hash, usize),
+}
+
 /// What was seen so far.
 #[derive(Default)]
 pub struct Checker {
     leaders: BTreeMap<(Hash, u64), u64>,
     terms: BTreeMap<Hash, u64>,
-    /// The hash over all entries, and that of the state, at each index of each epoch.
-    applied: BTreeMap<(Hash, u64), (Hash, Hash)>,
+    /// By epoch and index.
+    applied: BTreeMap<(Hash, u64), CameTo>,
     highest: BTreeMap<Hash, u64>,
     ids: BTreeMap<(Hash, u64), u64>,
     signed: BTreeMap<(u64, Hash), Hash>,
@@ -100,6 +123,8 @@ pub struct Checker {
     pub voters: usize,
     /// Every write by its name.
     pub writes: BTreeMap<String, Write>,
+    /// Those of them that move the door, by the id it gets.
+    pub rotations: BTreeMap<Hash, Rotation>,
 }
 
 impl Checker {
@@ -226,15 +251,27 @@ impl Checker {
             return Ok(());
         }
         let machine = node.machine();
-        let came_to = (machine.chain, machine.state.hash());
+        let came_to = CameTo {
+            chain: machine.chain,
+            state: machine.state.hash(),
+            door: (machine.door(), machine.doors.len()),
+        };
         let at = (now.epoch, now.index);
         let seen = self.applied.entry(at).or_insert(came_to);
         if *seen != came_to {
-            let rule = match seen.0 == came_to.0 {
-                true => Rule::SameState,
-                false => Rule::SameLog,
+            let rule = if seen.chain != came_to.chain {
+                Rule::SameLog
+            } else if seen.state != came_to.state {
+                Rule::SameState
+            } else {
+                Rule::SameDoor
             };
             return Err(Violation::new(rule, format!("different at {}", now.index)));
+        }
+        let by = self.rotations.get(&machine.door());
+        if let Some(moved) = by.filter(|it| !machine.moderators.contains(&it.author)) {
+            let what = format!("{} was made, and not by a moderator", moved.name);
+            return Err(Violation::new(Rule::Moderated, what));
         }
         let highest = self.highest.entry(now.epoch).or_insert(0);
         *highest = (*highest).max(now.index);
@@ -251,7 +288,8 @@ impl Checker {
         let Some(record) = node.records().last().filter(|it| it.keeps_all()) else {
             return Ok(());
         };
-        let carried: BTreeSet<String> = log_of(node).into_iter().chain(ahead_of(node)).collect();
+        let made = log_of(node).into_iter().chain(self.rotations_of(node));
+        let carried: BTreeSet<String> = made.chain(self.ahead_of(node)).collect();
         for (name, write) in &self.writes {
             if let Some((_, epoch, index)) = write.acknowledged
                 && epoch == record.parent
@@ -267,9 +305,10 @@ impl Checker {
 
     /// After everything has healed: what was acknowledged is there, once, in an order that agrees
     /// with the order of time. Returns how many acknowledged writes are missing where they may be.
-    pub fn history(&self, log: &[String], records: &[Record]) -> Result<u64, Violation> {
+    pub fn history(&self, node: &Node) -> Result<u64, Violation> {
+        let (log, rotations) = (log_of(node), self.rotations_of(node));
         let mut places = BTreeMap::new();
-        for (place, name) in log.iter().enumerate() {
+        for (place, name) in log.iter().chain(&rotations).enumerate() {
             if places.insert(name.as_str(), place).is_some() {
                 let what = format!("{name} was made twice");
                 return Err(Violation::new(Rule::ExactlyOnce, what));
@@ -290,13 +329,19 @@ impl Checker {
                 continue;
             };
             if place.is_none() {
-                if !self.may_be_lost(records, epoch, index) {
+                if !self.may_be_lost(node.records(), epoch, index) {
                     let what = format!("{name} was acknowledged at {index} and is lost");
                     return Err(Violation::new(Rule::Durable, what));
                 }
                 lost += 1;
             }
         }
+        self.agrees_with_time(&log)?;
+        self.agrees_with_time(&rotations)?;
+        Ok(lost)
+    }
+
+    fn agrees_with_time(&self, log: &[String]) -> Result<(), Violation> {
         // Real time: what was acknowledged before another was asked for comes before it. The latest
         // asking time of all that come earlier in the log must not be after an acknowledgement that
         // comes later in it.
@@ -317,7 +362,32 @@ impl Checker {
                 latest = Some((write.asked, name));
             }
         }
-        Ok(lost)
+        Ok(())
+    }
+
+    /// The names of the moves of the door, as far as it remembers them.
+    fn rotations_of(&self, node: &Node) -> Vec<String> {
+        let doors = node.machine().doors.iter();
+        let made = doors.filter_map(|door| self.rotations.get(door));
+        made.map(|it| it.name.clone()).collect()
+    }
+
+    /// The names of the writes in a member's log that are not applied.
+    fn ahead_of(&self, node: &Node) -> Vec<String> {
+        let entries = node.log_after(node.machine().index).unwrap_or_default();
+        let name = |data: &[u8]| match Command::decode(data)? {
+            Command::Propose(_, proposal, _) => match proposal.payload {
+                Payload::Change(Change::Patch(patch)) => {
+                    let patch: serde_json::Value = serde_json::from_slice(&patch).ok()?;
+                    let value = patch.pointer("/0/value")?;
+                    Some(value.as_str()?.to_owned())
+                }
+                Payload::Rotate(door) => self.rotations.get(&door).map(|it| it.name.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        entries.iter().filter_map(|it| name(&it.data)).collect()
     }
 
     /// Whether the room may do without what was acknowledged at an index of an epoch: it lies beyond
@@ -356,7 +426,7 @@ impl Checker {
 }
 
 /// The names in a state's log.
-pub fn log_of(node: &Node) -> Vec<String> {
+fn log_of(node: &Node) -> Vec<String> {
     let state: serde_json::Value =
         serde_json::from_slice(&node.machine().state.bytes()).unwrap_or_default();
     let log = state.get("log").and_then(|it| it.as_array().cloned());
@@ -364,23 +434,6 @@ pub fn log_of(node: &Node) -> Vec<String> {
     names
         .filter_map(|it| Some(it.as_str()?.to_owned()))
         .collect()
-}
-
-/// The names of the writes in a member's log that are not applied.
-fn ahead_of(node: &Node) -> Vec<String> {
-    let entries = node.log_after(node.machine().index).unwrap_or_default();
-    let name = |data: &[u8]| match Command::decode(data)? {
-        Command::Propose(_, proposal, _) => match proposal.payload {
-            Payload::Change(Change::Patch(patch)) => {
-                let patch: serde_json::Value = serde_json::from_slice(&patch).ok()?;
-                let value = patch.pointer("/0/value")?;
-                Some(value.as_str()?.to_owned())
-            }
-            _ => None,
-        },
-        _ => None,
-    };
-    entries.iter().filter_map(|it| name(&it.data)).collect()
 }
 
 /// Whether all of these are one room: one epoch, and one state.

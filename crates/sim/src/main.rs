@@ -11,7 +11,7 @@ use iroh_rooms_consensus::Mutation;
 use iroh_rooms_sim::{KNOWN, Options, Report, Rule, Violation, run};
 
 /// The rules that can be broken, and what has to notice it.
-const MUTATIONS: [(&str, Mutation, Rule); 8] = [
+const MUTATIONS: [(&str, Mutation, Rule); 9] = [
     ("reuse-ids", Mutation::ReuseIds, Rule::IdsOnce),
     ("no-pre-vote", Mutation::NoPreVote, Rule::PreVote),
     ("ack-half", Mutation::AckHalf, Rule::Durable),
@@ -29,6 +29,7 @@ const MUTATIONS: [(&str, Mutation, Rule); 8] = [
         Mutation::SessionsNotKept,
         Rule::SameState,
     ),
+    ("doors-not-kept", Mutation::DoorsNotKept, Rule::SameDoor),
 ];
 
 struct Args {
@@ -144,6 +145,7 @@ fn add(total: &mut Report, one: &Report) {
     total.twins += one.twins;
     total.joins += one.joins;
     total.doormen += one.doormen;
+    total.rotations += one.rotations;
     total.healed = total.healed.max(one.healed);
 }
 
@@ -155,8 +157,8 @@ fn tell(report: &Report, runs: u64, seconds: f64) {
     );
     println!("faults: {faults:?}");
     println!(
-        "writes: {} proposed, {} acknowledged, of these {} lost to lossy recovery or a fork",
-        report.proposed, report.acknowledged, report.lost
+        "writes: {} proposed, {} acknowledged, of these {} lost to lossy recovery or a fork, {} moves of the door",
+        report.proposed, report.acknowledged, report.lost, report.rotations
     );
     println!(
         "joins {}, doormen {}, lossless takeovers {}, lossy recoveries {}, runs with a fork {}, with two founders {}",

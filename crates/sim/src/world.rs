@@ -1,4 +1,8 @@
-//! The world of one run: peers, the network between them, their clocks, and who does what to them.
+//! The world of one run: peers, the network between them, and their clocks. `members.rs` has what they
+//! do, `faults.rs` what is done to them.
+
+mod faults;
+mod members;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -15,7 +19,7 @@ use iroh_rooms_consensus::{
 };
 
 use crate::Rng;
-use crate::check::{Checker, Rule, Violation, Write, is_together, log_of};
+use crate::check::{Checker, Rotation, Rule, Violation, Write, is_together};
 
 /// How a run is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,6 +55,8 @@ pub struct Report {
     pub joins: u64,
     /// Leaders that stood at the door.
     pub doormen: u64,
+    /// Moves of the door to another id that were acknowledged.
+    pub rotations: u64,
     /// Milliseconds from the end of all faults until the room was one again.
     pub healed: u64,
 }
@@ -62,6 +68,8 @@ const HEAL_MS: u64 = 240_000;
 /// Without anyone at the door for so long, a person asks a member to go on alone.
 const PATIENCE_MS: u64 = 50_000;
 const ROOM: Hash = [7; 32];
+/// Moves of the door in one run, at most: fewer than the ids that a room remembers of it.
+const ROTATIONS: usize = 8;
 /// How many may vote.
 const VOTERS: [usize; 4] = [3, 5, 5, 7];
 
@@ -98,8 +106,8 @@ impl Keys for SimKeys {
 /// Something on its way.
 enum Happening {
     Frame(usize, Key, Vec<u8>),
-    /// A hello at someone's door.
-    Hello(usize, Newcomer),
+    /// A hello at someone's door, under its id.
+    Hello(usize, Hash, Newcomer),
     /// What a new incarnation says about its old one.
     Ended(usize, u64, Signature),
     /// Its answer.
@@ -127,6 +135,8 @@ struct Peer {
     silent: BTreeMap<usize, u64>,
     /// How its node was after it last did something.
     was: Option<Status>,
+    /// The id of the door, as it knows it: what it comes back with.
+    door: Hash,
     /// The member that it was before it crashed, if it remembers.
     old: Option<(Hash, u64)>,
 }
@@ -163,6 +173,8 @@ struct World {
     doom: Option<Doom>,
     /// How likely, in a hundred, something goes wrong just when it matters.
     spite: u64,
+    /// How likely, in a hundred, who knows only a former id of the door is told the present one.
+    told: u64,
 }
 
 /// Runs one seed.
@@ -198,7 +210,12 @@ impl World {
         let mut world = Self {
             options,
             now: 1_000_000,
-            peers: (0..count).map(|_| Peer::default()).collect(),
+            peers: (0..count)
+                .map(|_| Peer {
+                    door: ROOM,
+                    ..Peer::default()
+                })
+                .collect(),
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             order: 0,
@@ -221,6 +238,7 @@ impl World {
             doom: None,
             voters: rng.pick(&VOTERS).copied().unwrap_or(5),
             spite: rng.pick(&[0, 10, 30, 60]).copied().unwrap_or(0),
+            told: rng.pick(&[5, 30, 100]).copied().unwrap_or(30),
             rng,
         };
         world.checker.voters = world.voters;
@@ -328,12 +346,15 @@ impl World {
                     peer.heard = now;
                     self.input(to, Input::Receive(from, bytes))?;
                 }
-                Happening::Hello(to, newcomer) => {
-                    let frozen = self
-                        .peers
-                        .get(to)
-                        .is_none_or(|it| it.frozen_until > self.now);
-                    if !frozen {
+                Happening::Hello(to, door, newcomer) => {
+                    let here = self.peers.get(to).is_some_and(|it| {
+                        let stands = it
+                            .node
+                            .as_ref()
+                            .is_some_and(|it| it.machine().door() == door);
+                        stands && it.frozen_until <= self.now
+                    });
+                    if here {
                         self.input(to, Input::Admit(newcomer))?;
                     }
                 }
@@ -372,7 +393,8 @@ impl World {
             welcome.attestation.id,
             welcome.records.last().map(Record::id),
         );
-        let config = self.config(peer);
+        let mut config = self.config(peer);
+        config.room = self.peers.get(peer).map_or(ROOM, |it| it.door);
         let now = self.clock(peer);
         let node = Node::join(config, *welcome, now);
         let joined = node.is_some();
@@ -385,288 +407,7 @@ impl World {
         Ok(())
     }
 
-    // --- Members ------------------------------------------------------------------------------
-
-    fn input(&mut self, peer: usize, input: Input) -> Result<(), Violation> {
-        let clock = self.clock(peer);
-        let Some(it) = self.peers.get_mut(peer) else {
-            return Ok(());
-        };
-        let Some(node) = it.node.as_mut() else {
-            return Ok(());
-        };
-        let before = it.was.take().unwrap_or_else(|| node.status());
-        let outputs = node.handle(input, clock);
-        let heard = self.now.saturating_sub(it.heard);
-        let status = node.status();
-        let looked = self
-            .checker
-            .look(it.incarnation, node, &before, &status, heard);
-        looked.map_err(|it| {
-            let at = self.now - 1_000_000;
-            Violation::new(it.rule, format!("p{peer} at {at}: {}", it.what))
-        })?;
-        let turns = self.spite > 0
-            && ((status.leads && status.conf != before.conf) || (status.fenced && !before.fenced));
-        // Of three voters, half of those after it may lack what two had before it.
-        let likely = if status.conf.voters.len() == 3 { 60 } else { 0 };
-        let appended = status.leads && status.last.index > before.last.index;
-        let proposes = self.spite > 0
-            && appended
-            && node
-                .log_after(before.last.index)
-                .is_some_and(|log| log.iter().any(|it| it.config));
-        it.was = Some(status);
-        for send in outputs.send {
-            let to = peer_of(&send.to);
-            let doom = self
-                .doom
-                .as_ref()
-                .filter(|it| it.leader == peer && it.spared.contains(&to));
-            if doom.is_some_and(|it| !it.pulse || send.lane != Lane::Pulse) {
-                continue;
-            }
-            let copies = 1 + u64::from(self.rng.chance(self.duplicate));
-            for _ in 0..copies {
-                self.post(
-                    peer,
-                    to,
-                    Happening::Frame(to, key_of(peer), send.bytes.clone()),
-                );
-            }
-        }
-        for event in outputs.events {
-            self.event(peer, event)?;
-        }
-        if turns && self.rng.chance(self.spite) {
-            self.spite_at(peer);
-        }
-        if proposes && self.doom.is_none() && self.rng.chance(self.spite.max(likely)) {
-            self.doom(peer);
-            // What comes right behind may be committed together with it.
-            self.write(peer)?;
-            self.write(peer)?;
-        }
-        Ok(())
-    }
-
-    fn event(&mut self, peer: usize, event: Event) -> Result<(), Violation> {
-        match event {
-            Event::Admitted(key, nonce, welcome) => {
-                if let Some(node) = self.peers.get(peer).and_then(|it| it.node.as_ref()) {
-                    Checker::admitted(node, welcome.attestation.id, &key)?;
-                }
-                self.post(
-                    peer,
-                    peer_of(&key),
-                    Happening::Answer(peer_of(&key), nonce, Some(welcome)),
-                );
-            }
-            Event::Refused(key, nonce, code) => {
-                self.trace(|| format!("p{peer} refuses p{}: {code}", peer_of(&key)));
-                self.post(
-                    peer,
-                    peer_of(&key),
-                    Happening::Answer(peer_of(&key), nonce, None),
-                );
-            }
-            Event::Outcome(ticket, outcome) => self.outcome(peer, ticket, outcome)?,
-            Event::Recovered(_, lossless) => {
-                self.trace(|| format!("p{peer} recovered, lossless {lossless}"));
-                match lossless {
-                    true => self.report.takeovers += 1,
-                    false => self.report.lossy += 1,
-                }
-            }
-            Event::ForkDetected => {
-                self.trace(|| format!("p{peer} sees a fork"));
-                self.report.forks = 1;
-            }
-            Event::Doorman(_, true) => {
-                self.trace(|| format!("p{peer} is the doorman"));
-                self.report.doormen += 1;
-            }
-            Event::Divergence(index) => {
-                let what = format!("p{peer} found divergence at {index}");
-                return Err(Violation::new(Rule::SameState, what));
-            }
-            Event::IntegrityFault(index) => {
-                let what = format!("p{peer} found another log at {index}");
-                return Err(Violation::new(Rule::SameLog, what));
-            }
-            Event::Over(why, orphaned) => {
-                self.trace(|| format!("p{peer} is over: {why:?}, {} orphaned", orphaned.len()));
-                let now = self.now;
-                if let Some(it) = self.peers.get_mut(peer) {
-                    it.node = None;
-                    it.tickets.clear();
-                    it.back_at = now + 500;
-                }
-            }
-            Event::Consider { proposal, .. } => {
-                let agrees = self.rng.chance(95);
-                self.input(peer, Input::Considered(proposal, agrees))?;
-            }
-            Event::QuorumLost => self.trace(|| format!("p{peer} lost the quorum")),
-            Event::Ready => self.trace(|| format!("p{peer} is ready")),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn outcome(&mut self, peer: usize, ticket: u64, outcome: Outcome) -> Result<(), Violation> {
-        let now = self.now;
-        let Some(it) = self.peers.get_mut(peer) else {
-            return Ok(());
-        };
-        let Some(name) = it.tickets.remove(&ticket) else {
-            return Ok(());
-        };
-        let epoch = it.node.as_ref().map(|node| node.status().epoch);
-        match (outcome, epoch) {
-            (Outcome::Committed(index), Some(epoch)) => {
-                self.report.acknowledged += 1;
-                self.trace(|| format!("p{peer}'s {name} is acknowledged at {index}"));
-                self.checker.acknowledged(&name, now, epoch, index)
-            }
-            (Outcome::Rejected(why), _) => {
-                self.trace(|| format!("p{peer}'s {name} is rejected: {why}"));
-                self.checker.rejected(&name);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn write(&mut self, peer: usize) -> Result<(), Violation> {
-        self.writes += 1;
-        let name = format!("w{}", self.writes);
-        let now = self.now;
-        let based = self.rng.chance(10);
-        let Some(it) = self.peers.get_mut(peer) else {
-            return Ok(());
-        };
-        let Some(node) = it.node.as_ref() else {
-            return Ok(());
-        };
-        let base = based.then(|| node.machine().index);
-        it.next_ticket += 1;
-        let ticket = it.next_ticket;
-        it.tickets.insert(ticket, name.clone());
-        let write = Write {
-            asked: now,
-            acknowledged: None,
-            rejected: false,
-        };
-        self.checker.writes.insert(name.clone(), write);
-        self.report.proposed += 1;
-        let patch = format!(r#"[{{"op":"add","path":"/log/-","value":"{name}"}}]"#);
-        let payload = Payload::Change(Change::Patch(patch.into_bytes()));
-        self.input(
-            peer,
-            Input::Propose {
-                ticket,
-                payload,
-                base,
-            },
-        )
-    }
-
-    // --- What drivers do ----------------------------------------------------------------------
-
-    /// Tells a member which connections stand. A connection over a blocked path ends after a while,
-    /// and a peer that cannot be dialled is called gone after some more.
-    fn watch_links(&mut self, peer: usize) -> Result<(), Violation> {
-        for other in 0..self.peers.len() {
-            if other == peer {
-                continue;
-            }
-            let path =
-                !self.blocked.contains(&(peer, other)) && !self.blocked.contains(&(other, peer));
-            let there = self.peers.get(other).is_some_and(|it| it.node.is_some());
-            let frozen = self
-                .peers
-                .get(other)
-                .is_some_and(|it| it.frozen_until > self.now + 10_000);
-            let up = path && there && !frozen;
-            let now = self.now;
-            let Some(it) = self.peers.get_mut(peer) else {
-                continue;
-            };
-            let (was, since) = it.links.get(&other).copied().unwrap_or((false, None));
-            if was != up {
-                let since = since.unwrap_or(now);
-                let patience = if up { 200 } else { 2_000 };
-                if now >= since + patience {
-                    it.links.insert(other, (up, None));
-                    self.input(peer, Input::Link(key_of(other), up))?;
-                } else {
-                    it.links.insert(other, (was, Some(since)));
-                }
-            } else {
-                it.links.insert(other, (was, None));
-            }
-            let Some(it) = self.peers.get_mut(peer) else {
-                continue;
-            };
-            if up {
-                it.silent.remove(&other);
-                it.gone.remove(&other);
-            } else {
-                let since = *it.silent.entry(other).or_insert(now);
-                if now >= since + 6_000 && it.gone.insert(other) {
-                    self.input(peer, Input::Gone(key_of(other)))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A peer without a room goes to the door, whoever stands there.
-    fn go_to_the_door(&mut self, peer: usize) {
-        let Some(it) = self.peers.get(peer) else {
-            return;
-        };
-        let waits = it.asked.is_some_and(|(until, _)| until > self.now) || it.next_ask > self.now;
-        if it.node.is_some() || it.back_at > self.now || waits {
-            return;
-        }
-        if let Some((epoch, id)) = it.old {
-            let signature = seal(&key_of(peer), &ended_digest(&epoch, id));
-            for other in 0..self.peers.len() {
-                self.post(peer, other, Happening::Ended(other, id, signature));
-            }
-        }
-        let doormen: Vec<usize> = (0..self.peers.len())
-            .filter(|other| {
-                self.peers
-                    .get(*other)
-                    .and_then(|it| it.was.as_ref())
-                    .is_some_and(|it| it.doorman)
-            })
-            .filter(|other| self.peers.get(*other).is_some_and(|it| it.node.is_some()))
-            .collect();
-        if let Some(it) = self.peers.get_mut(peer) {
-            it.next_ask = self.now + 1_000;
-        }
-        let Some(door) = self.rng.pick(&doormen).copied() else {
-            return;
-        };
-        let nonce = self.nonce();
-        let priority = self.rng.below(4) as u8;
-        let newcomer = Newcomer {
-            key: key_of(peer),
-            participant: format!("p{peer}"),
-            priority,
-            nonce,
-            replaces: None,
-        };
-        let now = self.now;
-        if let Some(it) = self.peers.get_mut(peer) {
-            it.asked = Some((now + 8_000, nonce));
-        }
-        self.post(peer, door, Happening::Hello(door, newcomer));
-    }
+    // --- Time ---------------------------------------------------------------------------------
 
     fn tick(&mut self) -> Result<(), Violation> {
         for _ in 0..4 {
@@ -726,257 +467,12 @@ impl World {
         Ok(())
     }
 
-    // --- Chaos --------------------------------------------------------------------------------
-
-    fn members(&self) -> Vec<usize> {
-        let ready = |it: &Peer| it.was.as_ref().is_some_and(|it| it.ready) && it.node.is_some();
-        (0..self.peers.len())
-            .filter(|it| self.peers.get(*it).is_some_and(ready))
-            .collect()
-    }
-
-    fn chaos(&mut self) -> Result<(), Violation> {
-        let end = self.now + CHAOS_MS;
-        // Some time to come together first, mostly.
-        let calm = self.now
-            + self
-                .rng
-                .pick(&[0, 4_000, 9_000, 16_000])
-                .copied()
-                .unwrap_or(0);
-        let pace = self
-            .rng
-            .pick(&[700, 2_000, 5_000, 12_000])
-            .copied()
-            .unwrap_or(2_000);
-        let busy = self.rng.pick(&[100, 300, 1_000]).copied().unwrap_or(300);
-        let mut next_fault = calm;
-        let mut next_write = self.now;
-        while self.now < end {
-            self.tick()?;
-            self.meet_doom();
-            if self.now >= next_write {
-                next_write = self.now + self.rng.between(1, busy);
-                let members = self.members();
-                let awake: Vec<usize> = members
-                    .into_iter()
-                    .filter(|it| {
-                        self.peers
-                            .get(*it)
-                            .is_some_and(|it| it.frozen_until <= self.now)
-                    })
-                    .collect();
-                if let Some(peer) = self.rng.pick(&awake).copied() {
-                    self.write(peer)?;
-                }
-            }
-            if self.now >= next_fault {
-                next_fault = self.now + self.rng.between(1, pace);
-                self.fault()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, fault: &'static str) {
-        *self.report.faults.entry(fault).or_insert(0) += 1;
-        self.trace(|| format!("fault: {fault}"));
-    }
-
-    fn fault(&mut self) -> Result<(), Violation> {
-        let all: Vec<usize> = (0..self.peers.len()).collect();
-        let Some(one) = self.rng.pick(&all).copied() else {
-            return Ok(());
-        };
-        let Some(other) = self.rng.pick(&all).copied() else {
-            return Ok(());
-        };
-        match self.rng.below(14) {
-            0 | 1 => self.part(),
-            2 => {
-                self.blocked.insert((one, other));
-                self.blocked.insert((other, one));
-                self.count("cut link");
-            }
-            3 => {
-                self.blocked.insert((one, other));
-                self.count("one-way link");
-            }
-            4 => {
-                // Only one reaches all.
-                self.blocked = all
-                    .iter()
-                    .flat_map(|a| all.iter().map(move |b| (*a, *b)))
-                    .filter(|(a, b)| *a != one && *b != one)
-                    .collect();
-                self.count("hub");
-            }
-            5 | 6 => {
-                self.blocked.clear();
-                self.count("heal");
-            }
-            7 | 8 => self.crash(one, 0),
-            9 => {
-                // Back at once under the same key.
-                self.crash(one, 1);
-            }
-            10 => self.freeze(one),
-            11 => {
-                let by = self.rng.between(500, 20_000);
-                if let Some(it) = self.peers.get_mut(one) {
-                    it.clock += by;
-                }
-                self.count("clock jump");
-            }
-            12 => {
-                let now = self.now;
-                let graceful = self.rng.chance(60);
-                if self.members().len() > 1 && self.members().contains(&one) {
-                    if graceful {
-                        self.input(one, Input::Leave)?;
-                        if let Some(it) = self.peers.get_mut(one) {
-                            it.leaving = Some(now);
-                        }
-                        self.count("leave");
-                    } else {
-                        self.input(one, Input::HandOver)?;
-                        self.count("hand-over");
-                    }
-                }
-            }
-            _ => {
-                self.loss = self.rng.pick(&[0, 0, 2, 10, 30]).copied().unwrap_or(0);
-                self.duplicate = self.rng.pick(&[0, 0, 5, 20]).copied().unwrap_or(0);
-                self.delay = self
-                    .rng
-                    .pick(&[(1, 5), (5, 40), (20, 120), (1, 300), (200, 900)])
-                    .copied()
-                    .unwrap_or((1, 5));
-                self.count("weather");
-            }
-        }
-        Ok(())
-    }
-
-    /// Two sides that cannot reach each other.
-    fn part(&mut self) {
-        let all = 0..self.peers.len();
-        let side: BTreeSet<usize> = all.clone().filter(|_| self.rng.chance(50)).collect();
-        let apart = |a, b| side.contains(&a) != side.contains(&b);
-        self.blocked = all
-            .clone()
-            .flat_map(|a| all.clone().map(move |b| (a, b)))
-            .filter(|(a, b)| apart(*a, *b))
-            .collect();
-        self.count("partition");
-    }
-
-    /// Something goes wrong when a leader has taken other voters into force, or a survivor has signed.
-    fn spite_at(&mut self, peer: usize) {
-        match self.rng.below(6) {
-            0 => self.crash_unsent(peer),
-            1 | 2 => {
-                let other = self.rng.below(self.peers.len() as u64) as usize;
-                self.crash_unsent(peer);
-                self.crash(other, 0);
-            }
-            3 => self.freeze(peer),
-            _ => self.part(),
-        }
-    }
-
-    /// What a leader sends behind a proposal of other voters reaches all but those who are to go on
-    /// without it: one, or half.
-    fn doom(&mut self, leader: usize) {
-        let at = self.now + self.rng.between(50, 1_500);
-        let voters = self.peers.get(leader).and_then(|it| it.was.as_ref());
-        let voters = voters.map_or(0, |it| it.conf.voters.len());
-        // Half of those who vote after it: two if a fourth comes, one if a third goes.
-        let pulse = voters >= 3 && self.rng.chance(70);
-        let count = if pulse {
-            1 + self.rng.below(2) as usize
-        } else {
-            1
-        };
-        let mut others: Vec<usize> = (0..self.peers.len()).filter(|it| *it != leader).collect();
-        let mut spared = BTreeSet::new();
-        while spared.len() < count && !others.is_empty() {
-            let next = self.rng.below(others.len() as u64) as usize;
-            spared.insert(others.swap_remove(next));
-        }
-        self.trace(|| format!("p{leader} proposes voters; its entries do not reach {spared:?}"));
-        self.doom = Some(Doom {
-            at,
-            leader,
-            spared,
-            pulse,
-        });
-    }
-
-    fn meet_doom(&mut self) {
-        let Some(doom) = self.doom.take_if(|it| self.now >= it.at) else {
-            return;
-        };
-        self.count("doom");
-        self.crash_unsent(doom.leader);
-        for other in 0..self.peers.len() {
-            let crashes = other != doom.leader && !doom.spared.contains(&other);
-            if crashes && (doom.pulse || self.rng.chance(70)) {
-                self.crash(other, 0);
-            }
-        }
-    }
-
-    /// A crash that takes with it what was on its way from there.
-    fn crash_unsent(&mut self, peer: usize) {
-        let key = key_of(peer);
-        let stays = |it: &Happening| !matches!(it, Happening::Frame(_, from, _) if *from == key);
-        self.happenings.retain(|_, it| stays(it));
-        self.crash(peer, 0);
-    }
-
-    /// Hears and does nothing for a while, as a page in the background.
-    fn freeze(&mut self, peer: usize) {
-        let until = self.now + self.rng.between(500, 25_000);
-        if let Some(it) = self.peers.get_mut(peer) {
-            it.frozen_until = until;
-        }
-        self.count("freeze");
-    }
-
-    /// Ends a peer's program; everything it knew is gone. The last one that has the room stays.
-    fn crash(&mut self, peer: usize, reload: u64) {
-        let members = self.members();
-        if members.len() < 2 && members.contains(&peer) {
-            return;
-        }
-        let wait = if reload == 1 {
-            50
-        } else {
-            self.rng.between(1_000, 30_000)
-        };
-        let now = self.now;
-        let remembers = self.rng.chance(70);
-        if let Some(it) = self.peers.get_mut(peer) {
-            let Some(node) = it.node.take() else { return };
-            let status = node.status();
-            it.old = (remembers && status.id > 0).then_some((status.epoch, status.id));
-            it.was = None;
-            it.tickets.clear();
-            it.kept.clear();
-            it.asked = None;
-            it.frozen_until = 0;
-            it.back_at = now + wait;
-        }
-        self.trace(|| format!("p{peer} crashes"));
-        self.count(if reload == 1 { "reload" } else { "crash" });
-    }
-
     // --- Healing ------------------------------------------------------------------------------
 
     fn heal(&mut self) -> Result<(), Violation> {
         self.blocked.clear();
         self.doom = None;
+        self.told = 100;
         self.loss = 0;
         self.duplicate = 0;
         self.delay = (1, 20);
@@ -1037,7 +533,7 @@ impl World {
         let Some(node) = self.peers.first().and_then(|it| it.node.as_ref()) else {
             return Ok(());
         };
-        let lost = self.checker.history(&log_of(node), node.records())?;
+        let lost = self.checker.history(node)?;
         self.report.lost = lost;
         Ok(())
     }

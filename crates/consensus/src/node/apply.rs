@@ -38,6 +38,12 @@ impl Node {
                     }
                     machine = forgetful.store();
                 }
+                #[cfg(feature = "mutations")]
+                if self.breaks(Mutation::DoorsNotKept) {
+                    let mut forgetful = self.machine.clone();
+                    forgetful.doors.truncate(1);
+                    machine = forgetful.store();
+                }
                 self.raft.offer(machine);
                 busy = true;
             }

@@ -92,4 +92,6 @@ pub enum Mutation {
     StaleWelcome,
     /// Snapshots lack the table of sessions.
     SessionsNotKept,
+    /// Snapshots lack the ids of the door but the first.
+    DoorsNotKept,
 }

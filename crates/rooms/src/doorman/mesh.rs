@@ -12,7 +12,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use bytes::Bytes;
 use iroh::{
     EndpointAddr, EndpointId, RelayUrl,
-    endpoint::{ApplicationClose, Connection, ConnectionError, RecvStream, SendStream},
+    endpoint::{
+        ApplicationClose, ConnectOptions, Connection, ConnectionError, RecvStream, SendStream,
+    },
 };
 use iroh_rooms_consensus::{
     keys::{Hash, Key},
@@ -32,7 +34,7 @@ use super::hub::{
     Broken, CLOSE_MALFORMED, CLOSE_NOT_HERE, Hub, RAFT_ALPN, framed, read_control, read_frame,
     write_control,
 };
-use crate::{Live, door};
+use crate::{Live, door, transport};
 
 /// Bytes of a control frame.
 pub(super) const MAX_CONTROL: usize = 1024;
@@ -586,11 +588,13 @@ impl Queue {
 
 /// Dials a member.
 async fn dial(live: &Live, id: EndpointId, hello: Hello) -> Result<Standing, Fault> {
-    let connection = live
+    let options = ConnectOptions::new().with_transport_config(transport::dialling(live.tuning()));
+    let connecting = live
         .endpoint()
-        .connect(EndpointAddr::new(id), RAFT_ALPN)
+        .connect_with_opts(EndpointAddr::new(id), RAFT_ALPN, options)
         .await
         .map_err(|_| Fault::Unreachable)?;
+    let connection = connecting.await.map_err(|_| Fault::Unreachable)?;
     let said = async {
         let (mut send, mut recv) = connection.open_bi().await.map_err(|_| Broken::Lost)?;
         write_control(&mut send, &Control::Hello(hello)).await?;

@@ -7,6 +7,7 @@ use iroh_rooms_kv as kv;
 use iroh_rooms_moq::close;
 use iroh_rooms_sorted::SortedSet;
 use n0_future::{task, time::Instant};
+use rand::seq::SliceRandom;
 
 use super::{Actor, Dial, join_topic, wall_micros};
 use crate::{
@@ -317,20 +318,16 @@ impl Actor {
         }
     }
 
-    /// A few of those present, and those that the ticket named.
+    /// A few of those present, and of those that the ticket named, or who are members.
     pub(super) fn known_peers(&self) -> Vec<EndpointId> {
-        let known: Vec<EndpointId> = self.roster.iter().map(|peer| peer.id).collect();
-        let start = if known.is_empty() {
-            0
-        } else {
-            rand::random_range(0..known.len())
-        };
-        let some = known
-            .iter()
-            .cycle()
-            .skip(start)
-            .take(known.len().min(REJOIN_PEERS));
-        some.chain(&self.bootstrap).copied().collect()
+        let mut known: Vec<EndpointId> = self.roster.iter().map(|peer| peer.id).collect();
+        let mut named = self.bootstrap.clone();
+        for peers in [&mut known, &mut named] {
+            peers.shuffle(&mut rand::rng());
+            peers.truncate(REJOIN_PEERS);
+        }
+        known.extend(named);
+        known
     }
 
     /// Peers have sessions with this one, and yet none becomes its neighbour: they may take it
