@@ -290,7 +290,7 @@ async fn who_has_the_key_of_the_room_cannot_let_anyone_in() {
     let bo = StateRoom::join(&b, "the corner", waits);
     let kept_out = soon(bo.ready()).await.is_err();
     assert_eq!(names(&ada).len(), if kept_out { 1 } else { 2 });
-    drop(bo);
+    bo.leave().await;
     serving.abort();
     imposter.close().await;
     holds("bo has gone", || names(&ada) == ["ada"]).await;
