@@ -8,6 +8,8 @@ const READY_BYTES = 1 << 20
 const READY_WRITES = 256
 /** A write is refused with `WRITE_FAILED` rather than have more than this on its way. */
 const WAITING_BYTES = 16 << 20
+/** Of a datagram: what fits every path. */
+const DATAGRAM_BYTES = 1_100
 /** Frames of at most this many bytes are posted together, if they come without a pause ... */
 const BATCHED_BYTES = 4 << 10
 /** ... so many microtasks long: those of a loop that awaits `ready`, but not a turn of the event loop. */
@@ -163,8 +165,9 @@ export class TrackWriter implements AsyncDisposable {
   }
 
   /**
-   * Sends one datagram: at most about 1,200 bytes, may be lost, never repeated; nothing before the
+   * Sends one datagram: at most 1,100 bytes, may be lost, never repeated; nothing before the
    * broadcast is published.
+   * @throws `CLOSED`, `TRACK_CLOSED`; `TOO_LARGE`, and the track goes on
    */
   datagram(bytes: Uint8Array, options: WriteOptions = {}): void {
     this.#pipe.data((data, ts) => ({ t: 'datagram', data, ts }), bytes, options, false)
@@ -308,10 +311,10 @@ class TrackPipe {
       throw new RoomsError('INVALID_ARGUMENT', 'a frame is a Uint8Array')
     }
     const size = bytes.byteLength
-    if (size > WAITING_BYTES) {
-      throw new RoomsError('TOO_LARGE', `a frame of ${size} bytes is over the limit of 16 MiB`, {
-        details: { limit: WAITING_BYTES },
-      })
+    const [what, limit] = keep ? ['frame', WAITING_BYTES] : ['datagram', DATAGRAM_BYTES]
+    if (size > limit) {
+      const text = `a ${what} of ${size} bytes is over the limit of ${limit}`
+      throw new RoomsError('TOO_LARGE', text, { details: { limit } })
     }
     if (this.#unacknowledged + size > WAITING_BYTES) {
       throw new RoomsError(

@@ -26,6 +26,7 @@ import type {
 import type { TestCore } from './core.js'
 import { Scope, type ScopeOwner, type Session } from './session.js'
 import { EVENTS_CAP, Stream, fail } from './stream.js'
+import { MAX_DATAGRAM } from './track.js'
 
 // As in the core.
 const SILENCE_MS = 9_000
@@ -43,7 +44,6 @@ const MAX_STATE = 3_072
 const MAX_CHAT = 4_096
 const MAX_CHANNEL_NAME = 48
 const MAX_MESSAGE = 65_536
-const MAX_DATAGRAM = 1_100
 
 /** What a peer says of itself. */
 interface State {

@@ -16,7 +16,8 @@ const WINDOW_BYTES = 1 << 20
 const WINDOW_FRAMES = 256
 /** A reader that takes nothing for so long is not waited for, in ms. */
 const STALLED_MS = 2_000
-const MAX_DATAGRAM = 1_200
+/** The same as of the core. */
+export const MAX_DATAGRAM = 1_100
 const MAX_TRACKS = 1_024
 
 interface Group {

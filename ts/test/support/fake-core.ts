@@ -152,7 +152,7 @@ class FakeTrack implements TrackHandle {
   }
 
   datagram(data: Uint8Array, timestampUs = 0): void {
-    if (data.byteLength > 1_200) fail('TOO_LARGE', 'a datagram is too large', { limit: 1_200 })
+    if (data.byteLength > 1_100) fail('TOO_LARGE', 'a datagram is too large', { limit: 1_100 })
     const sequence = this.#groups++
     for (const reader of this.datagrams) reader.push({ data, timestamp: timestampUs, sequence })
   }

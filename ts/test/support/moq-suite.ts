@@ -214,6 +214,8 @@ export function moqSuite(meeting: Meeting): void {
       const here = (await back.subscribe('b')).datagrams('t')
       const there = (await session.subscribe('b')).datagrams('t')
       await Promise.all([from.used(), to.used()])
+      // Refused at once, and the track goes on.
+      expect(() => from.datagram(new Uint8Array(1_101))).toThrow(/over the limit of 1100/)
       const send = (): void => {
         from.datagram(Uint8Array.of(1), { timestamp: 7 })
         to.datagram(Uint8Array.of(2))

@@ -170,6 +170,7 @@ pub(super) fn spawn(
         asked: SortedMap::new(),
         deadlines: SortedMap::new(),
         guests: SortedMap::new(),
+        agreed: SortedMap::new(),
         count: 0,
         founding: None,
         ended: None,
@@ -220,6 +221,8 @@ struct Actor {
     /// Of questions.
     deadlines: SortedMap<u64, Instant>,
     guests: SortedMap<(Key, Hash), Guest>,
+    /// Whom somebody wants in who is not in yet, and since when.
+    agreed: SortedMap<(Key, String), Instant>,
     /// Names proposals and questions.
     count: u64,
     /// This member has made the room, then, and its door was not found to answer yet.

@@ -431,7 +431,7 @@ impl Actor {
         match self.asked.remove(&id) {
             None => {}
             Some(Asked::Admit(guest)) => match answer {
-                Value::Bool(true) => self.let_in(guest),
+                Value::Bool(true) => self.agree_to(guest),
                 Value::String(why) => self.deny(guest, why),
                 _ => self.deny(guest, "denied"),
             },

@@ -25,6 +25,11 @@ use crate::{
 pub(super) const KICKED: &str = "a moderator has removed you";
 /// A newcomer that consensus has not decided about in so long asks again.
 const DECISION: Duration = Duration::from_secs(12);
+/// How long a yes counts that consensus could not act upon: nobody is asked twice about a newcomer
+/// because the room had no quorum for a while.
+const YES: Duration = Duration::from_secs(60);
+/// Of so many; for others somebody is asked again.
+const YES_CAP: usize = 64;
 
 /// Someone who waits for consensus to take it in.
 pub(super) struct Guest {
@@ -33,6 +38,13 @@ pub(super) struct Guest {
     pub(super) relay: Option<RelayUrl>,
     pub(super) reply: oneshot::Sender<Frame>,
     pub(super) until: Instant,
+}
+
+impl Guest {
+    /// Who it is, and under which name.
+    fn of(&self) -> (Key, String) {
+        (self.newcomer.key, self.newcomer.participant.clone())
+    }
 }
 
 /// What a question is about.
@@ -162,7 +174,12 @@ impl Actor {
             until: Instant::now() + DECISION,
         };
         // Who is a member, and comes back, was let in.
-        if self.options.admit && !known {
+        let agreed_to = || {
+            self.agreed
+                .get(&guest.of())
+                .is_some_and(|it| it.elapsed() < YES)
+        };
+        if self.options.admit && !known && !agreed_to() {
             let kind = QuestionKind::Admit {
                 participant_id: hello.participant_id,
                 endpoint_id: from,
@@ -173,6 +190,15 @@ impl Actor {
             self.let_in(guest);
         }
         None
+    }
+
+    /// Somebody has said yes.
+    pub(super) fn agree_to(&mut self, guest: Guest) {
+        self.agreed.retain(|_, at| at.elapsed() < YES);
+        if self.agreed.len() < YES_CAP {
+            self.agreed.insert(guest.of(), Instant::now());
+        }
+        self.let_in(guest);
     }
 
     pub(super) fn let_in(&mut self, mut guest: Guest) {
@@ -193,6 +219,7 @@ impl Actor {
         let Some(topic_secret) = self.topic_secret else {
             return;
         };
+        self.agreed.remove(&guest.of());
         if let Some(id) = id_of(key) {
             self.live.learn(id, guest.relay);
         }
