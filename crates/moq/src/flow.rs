@@ -15,8 +15,9 @@ use std::{
 use moq_net::group;
 use n0_future::time::{self, Instant};
 
-/// Whole groups under way at which a writer should wait.
-pub const MAX_UNDER_WAY_GROUPS: usize = 256;
+/// Whole groups under way at which a writer should wait. moq-net puts all groups of a session in order
+/// anew for each that comes, so more of them make each one dearer.
+pub const MAX_UNDER_WAY_GROUPS: usize = 128;
 /// Bytes of whole groups under way at which a writer should wait.
 pub const MAX_UNDER_WAY_BYTES: u64 = 2 * 1024 * 1024;
 /// How long a writer waits for readers that take nothing at all; then what is under way counts no
@@ -135,17 +136,23 @@ impl Flow {
         under_way.is_full()
     }
 
-    /// Waits until the writer should go on. When too much was under way, about half of it is gone
+    /// Waits until the writer should go on. When too much was under way, about an eighth of it is gone
     /// then, so that a writer that waits each time does not look through all of it each time.
     pub(crate) async fn ready(&self) {
         while self.is_full() {
-            let (middle, taken) = {
+            let (older, newer, taken) = {
                 let under_way = self.lock();
-                // Newest first or oldest first: when the middle is gone, half is.
-                let middle = under_way.groups.get(under_way.groups.len() / 2);
-                (middle.map(|written| written.group.clone()), under_way.taken)
+                let groups = &under_way.groups;
+                let step = groups.len() / 8;
+                let older = groups.get(step).map(|it| it.group.clone());
+                let newer = groups.iter().rev().nth(step).map(|it| it.group.clone());
+                (older, newer, under_way.taken)
             };
-            self.wait_for(middle, taken, READY_PATIENCE).await;
+            // They go oldest first or newest first.
+            tokio::select! {
+                () = self.wait_for(older, taken, READY_PATIENCE) => {}
+                () = self.wait_for(newer, taken, READY_PATIENCE) => {}
+            }
         }
     }
 

@@ -216,7 +216,7 @@ impl TrackWriter {
     }
 
     /// Waits while too much is under way to readers: [`MAX_UNDER_WAY_GROUPS`] whole groups or
-    /// [`MAX_UNDER_WAY_BYTES`], until about half of it has been taken. Returns at once when nobody
+    /// [`MAX_UNDER_WAY_BYTES`], until about an eighth of it has been taken. Returns at once when nobody
     /// reads. The slowest reader counts, but one that takes nothing for [`READY_PATIENCE`] holds
     /// up no longer. False when the track has ended. May be cancelled at any time.
     ///
