@@ -138,7 +138,7 @@ fn node(input: &[u8]) {
                     continue;
                 };
                 let to_id = room.nodes[to].status().id;
-                let envelope = Envelope::new(&Cheap([2; 32]), liar.epoch, liar.id, to_id, &body);
+                let envelope = Envelope::new(liar.epoch, liar.id, to_id, &body);
                 room.give(
                     to,
                     Input::Receive([2; 32], Frame::Envelope(envelope).encode()),

@@ -92,6 +92,10 @@ pub struct Node {
 
     /// Members that the machine does not know yet, or any more.
     roster: SortedMap<u64, Key>,
+    /// Who votes, as whoever named the room said it, until its state has arrived.
+    named: SortedSet<u64>,
+    /// Appends to learners that wait for the commit of their entries.
+    held: Vec<(u64, Message)>,
     links: SortedSet<Key>,
     /// Through whom a member was last heard, where it was not directly.
     routes: SortedMap<u64, Key>,
@@ -175,6 +179,8 @@ impl Node {
             checks: SortedMap::new(),
             claims: SortedMap::new(),
             roster: SortedMap::new(),
+            named: SortedSet::new(),
+            held: Vec::new(),
             links: SortedSet::new(),
             routes: SortedMap::new(),
             heard: SortedMap::new(),
@@ -325,6 +331,7 @@ impl Node {
 
     fn periodic(&mut self) {
         self.watch_quorum();
+        self.let_held_go();
         self.send_snapshots_again();
         self.give_up();
         if self.told.len() > limits::MEMBERS * 8 {
@@ -438,19 +445,28 @@ impl Node {
         self.config.room
     }
 
-    /// Whom it has to reach: the members, who votes, and before the state has arrived whom the
-    /// welcome named.
+    /// Whom it has to reach: who votes, and who votes itself all members; before the state has arrived
+    /// the voters that the welcome named.
     pub fn peers(&self) -> SortedSet<Key> {
-        let members = self.machine.members.values().map(|it| it.key);
-        let voters = self.raft.conf().ids().into_iter();
-        let mut peers: SortedSet<Key> = members
-            .chain(voters.filter_map(|id| self.key_of(id)))
-            .collect();
+        let conf = self.raft.conf();
+        let votes = conf.is_voter(self.me);
+        let mut ids = conf.ids();
+        ids.retain(|id| votes || conf.is_voter(*id));
         if !self.ready {
-            peers.extend(self.roster.values().copied());
+            ids.extend(self.named.iter().copied());
+        }
+        let mut peers: SortedSet<Key> = ids.into_iter().filter_map(|id| self.key_of(id)).collect();
+        if votes {
+            peers.extend(self.machine.members.values().map(|it| it.key));
         }
         peers.remove(&self.config.keys.key());
         peers
+    }
+
+    /// Whether someone belongs to the room, or still has to help with its own going.
+    pub fn knows(&self, key: &Key) -> bool {
+        let mut ids = self.raft.conf().ids().into_iter();
+        self.machine.find(key).is_some() || ids.any(|id| self.key_of(id).as_ref() == Some(key))
     }
 
     /// The key of a member.

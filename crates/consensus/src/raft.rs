@@ -77,6 +77,46 @@ pub struct Message {
     pub kind: Kind,
 }
 
+impl Message {
+    /// The index of the last entry in it, if it has any.
+    pub fn last_entry(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Append {
+                previous, entries, ..
+            } if !entries.is_empty() => Some(previous.index + entries.len() as u64),
+            _ => None,
+        }
+    }
+
+    /// Takes in the append that follows on this one, so that both travel as one; what does not fit is
+    /// given back.
+    pub fn join(&mut self, next: Self) -> Option<Self> {
+        let end = self.last_entry().filter(|_| self.term == next.term);
+        let Kind::Append {
+            previous,
+            commit: later,
+            entries: more,
+            ..
+        } = &next.kind
+        else {
+            return Some(next);
+        };
+        let Kind::Append {
+            commit, entries, ..
+        } = &mut self.kind
+        else {
+            return Some(next);
+        };
+        let bytes: usize = entries.iter().chain(more).map(|it| it.data.len()).sum();
+        if end != Some(previous.index) || bytes as u64 > MESSAGE_BYTES {
+            return Some(next);
+        }
+        *commit = (*commit).max(*later);
+        entries.extend_from_slice(more);
+        None
+    }
+}
+
 /// The kinds of [`Message`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {

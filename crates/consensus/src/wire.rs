@@ -28,7 +28,8 @@ pub enum Frame {
     Lineage(Lineage),
 }
 
-/// A message from one member to another, signed by its origin: who passes it on cannot change it.
+/// A message from one member to another. Signed by its origin where another passes it on, who then
+/// cannot change it; over the origin's own connection it needs no more proof than that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// The epoch.
@@ -41,8 +42,8 @@ pub struct Envelope {
     pub hops: u8,
     /// An encoded [`Body`].
     pub body: Vec<u8>,
-    /// The origin's, over epoch, ids and body.
-    pub signature: Signature,
+    /// The origin's, over epoch, ids and body, if it is to be passed on.
+    pub signature: Option<Signature>,
 }
 
 impl Envelope {
@@ -58,25 +59,29 @@ impl Envelope {
         )
     }
 
-    /// Makes and signs one.
-    pub fn new(keys: &dyn Keys, epoch: Hash, from: u64, to: u64, body: &Body) -> Self {
-        let body = encode(body);
-        let signature = Signature::default();
-        let mut this = Self {
+    /// One for the own connection to the receiver.
+    pub fn new(epoch: Hash, from: u64, to: u64, body: &Body) -> Self {
+        Self {
             epoch,
             from,
             to,
             hops: 0,
-            body,
-            signature,
-        };
-        this.signature = keys.sign(&this.digest());
-        this
+            body: encode(body),
+            signature: None,
+        }
     }
 
-    /// Whether `key` made it.
+    /// The same, to be passed on.
+    pub fn by_another(mut self, keys: &dyn Keys) -> Self {
+        self.hops = 1;
+        self.signature = Some(keys.sign(&self.digest()));
+        self
+    }
+
+    /// Whether `key` has signed it.
     pub fn is_signed(&self, keys: &dyn Keys, key: &Key) -> bool {
-        keys.verify(key, &self.digest(), &self.signature)
+        let signed = |it| keys.verify(key, &self.digest(), it);
+        self.signature.as_ref().is_some_and(signed)
     }
 }
 

@@ -130,11 +130,13 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("leave", Body::Leave),
         ("offer", Body::Offer(record.clone())),
     ];
-    let envelope = |body: &Body| Frame::Envelope(Envelope::new(&keys, epoch, 12, 1, body));
+    let envelope = |body: &Body| Frame::Envelope(Envelope::new(epoch, 12, 1, body));
     let mut frames: Vec<_> = bodies
         .iter()
         .map(|(name, body)| (*name, envelope(body)))
         .collect();
+    let by_another = Envelope::new(epoch, 12, 1, &Body::Leave).by_another(&keys);
+    frames.push(("leave, by another", Frame::Envelope(by_another)));
     frames.push((
         "lineage",
         Frame::Lineage(Lineage {

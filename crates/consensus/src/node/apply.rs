@@ -60,9 +60,7 @@ impl Node {
                 break;
             }
         }
-        for (to, message) in messages {
-            self.send_raft(to, message);
-        }
+        self.send_all(messages);
         self.resolve();
         self.send_pending();
         self.watch_doorman();

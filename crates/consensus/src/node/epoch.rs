@@ -118,6 +118,8 @@ impl Node {
         let mut node = Self::empty(config, id, welcome.records, machine, now)?;
         node.door = door;
         node.roster = welcome.roster.into_iter().collect();
+        let conf = welcome.attestation.conf;
+        node.named = conf.voters.union(&conf.outgoing);
         Some(node)
     }
 
@@ -190,6 +192,7 @@ impl Node {
     /// What was of the epoch before.
     pub(super) fn forget_epoch(&mut self) {
         self.to_apply.clear();
+        self.held.clear();
         self.deciding = None;
         self.incoming = None;
         self.assemblies.clear();

@@ -34,8 +34,7 @@ impl Node {
             self.ask_who(via, from);
             return self.refuse("unknown member");
         };
-        // What came over its own connection needs no further proof: that asked for the same key. Most
-        // does, and to check each answer of each member is most of what a leader of many would do.
+        // What came over its own connection needs no further proof: that asked for the same key.
         let is_direct = via == key && envelope.to == self.me;
         if !is_direct && !envelope.is_signed(&*self.config.keys, &key) {
             return self.refuse("forged");
@@ -86,8 +85,10 @@ impl Node {
     fn returned(&self, via: Key, envelope: &Envelope) -> Option<Key> {
         let newer = self.id_of(&via).is_some_and(|id| id < envelope.from);
         let room = self.roster.len() < limits::MEMBERS * 4;
-        let signed = || envelope.is_signed(&*self.config.keys, &via);
-        (newer && room && signed()).then_some(via)
+        let keys = &*self.config.keys;
+        // Nobody passes on what is not signed: that is its own.
+        let own = || envelope.signature.is_none() || envelope.is_signed(keys, &via);
+        (newer && room && own()).then_some(via)
     }
 
     /// Whether a member votes, or did before it came back.
@@ -406,6 +407,7 @@ impl Node {
                     .extend(next.survivors.iter().map(|(id, key)| (*id, *key)));
                 let members = self.machine.members.iter().map(|(id, it)| (*id, it.key));
                 self.roster.extend(members);
+                self.named = next.survivors.keys().copied().collect();
                 self.unsettle(next.settled);
                 self.recent.retain(|(index, ..)| *index <= next.settled);
                 // Its state comes as a snapshot, which may be older than what was shown.

@@ -61,7 +61,7 @@ impl Node {
     /// Sends to a member: directly, or through one who may have a connection to it.
     pub(super) fn send(&mut self, to: u64, body: &Body) {
         let Some(key) = self.key_of(to) else { return };
-        let mut envelope = Envelope::new(&*self.config.keys, self.epoch, self.me, to, body);
+        let mut envelope = Envelope::new(self.epoch, self.me, to, body);
         let mut next = key;
         if !self.links.contains(&key) {
             let route = self
@@ -85,7 +85,7 @@ impl Node {
                 }
             };
             if let Some(via) = via {
-                envelope.hops = 1;
+                envelope = envelope.by_another(&*self.config.keys);
                 next = via;
             }
         }
@@ -97,7 +97,37 @@ impl Node {
         });
     }
 
-    pub(super) fn send_raft(&mut self, to: u64, mut message: Message) {
+    /// Sends what Raft wants sent. A learner has no part in a commit: appends to it wait for that of
+    /// their entries, so that it has one message to answer and not two.
+    pub(super) fn send_all(&mut self, messages: Vec<(u64, Message)>) {
+        let commit = self.raft.commit();
+        let mut held: Vec<(u64, Message)> = Vec::new();
+        for (to, message) in std::mem::take(&mut self.held).into_iter().chain(messages) {
+            let rest = match held.iter_mut().rfind(|(other, _)| *other == to) {
+                Some((_, before)) => before.join(message),
+                None => Some(message),
+            };
+            held.extend(rest.map(|message| (to, message)));
+        }
+        let learners = &self.raft.conf().learners;
+        let waits = |(to, message): &(u64, Message)| {
+            learners.contains(to) && message.last_entry().is_some_and(|last| last > commit)
+        };
+        let (held, due): (Vec<_>, Vec<_>) = held.into_iter().partition(waits);
+        self.held = held;
+        for (to, message) in due {
+            self.send_raft(to, message);
+        }
+    }
+
+    /// Sends what has waited for a commit that does not come.
+    pub(super) fn let_held_go(&mut self) {
+        for (to, message) in std::mem::take(&mut self.held) {
+            self.send_raft(to, message);
+        }
+    }
+
+    fn send_raft(&mut self, to: u64, mut message: Message) {
         match &mut message.kind {
             Kind::Append { acknowledged, .. } | Kind::Heartbeat { acknowledged, .. } => {
                 *acknowledged = self.acknowledged;

@@ -13,8 +13,7 @@ pub(super) fn with_a_liar() -> (Room, Key, Key, Key) {
 pub(super) fn lie(room: &mut Room, liar: Key, to: Key, body: &Body) {
     let status = room.nodes[&liar].status();
     let to_id = room.nodes[&to].status().id;
-    let keys = room.signers[&liar].clone();
-    let envelope = Envelope::new(&*keys, status.epoch, status.id, to_id, body);
+    let envelope = Envelope::new(status.epoch, status.id, to_id, body);
     room.give(to, Input::Receive(liar, Frame::Envelope(envelope).encode()));
 }
 
@@ -25,9 +24,12 @@ fn nobody_speaks_or_proposes_for_another() {
     let keys = room.signers[&c].clone();
     // In the name of b, signed by c.
     let ids = (room.nodes[&b].status().id, room.nodes[&a].status().id);
-    let envelope = Envelope::new(&*keys, epoch, ids.0, ids.1, &Body::Leave);
-    room.give(a, Input::Receive(c, Frame::Envelope(envelope).encode()));
-    assert_eq!(room.nodes[&a].refused().get("forged"), Some(&1));
+    let unsigned = Envelope::new(epoch, ids.0, ids.1, &Body::Leave);
+    let signed = unsigned.clone().by_another(&*keys);
+    for envelope in [unsigned, signed] {
+        room.give(a, Input::Receive(c, Frame::Envelope(envelope).encode()));
+    }
+    assert_eq!(room.nodes[&a].refused().get("forged"), Some(&2));
     // A change of b's session, signed by c.
     let session = room.nodes[&b].session().unwrap();
     let payload = Payload::Change(merge(r#"{"forged":1}"#));
@@ -41,7 +43,7 @@ fn nobody_speaks_or_proposes_for_another() {
     proposal.sign(&*keys, &ROOM, &epoch);
     lie(&mut room, c, a, &Body::Propose(vec![proposal]));
     room.pass(1_000);
-    assert_eq!(room.nodes[&a].refused().get("forged"), Some(&2));
+    assert_eq!(room.nodes[&a].refused().get("forged"), Some(&3));
     assert_eq!(room.text(b), "{}");
     assert_eq!(room.nodes[&a].machine().members.len(), 3);
 }
@@ -156,7 +158,7 @@ fn what_no_member_may_say_changes_nothing() {
     lie(&mut room, c, a, &Body::Propose(vec![proposal]));
     // Of another epoch, and signed: there is no such epoch here.
     let keys = room.signers[&c].clone();
-    let elsewhere = Envelope::new(&*keys, [1; 32], ids[2], ids[1], &Body::Removed);
+    let elsewhere = Envelope::new([1; 32], ids[2], ids[1], &Body::Removed).by_another(&*keys);
     room.give(b, Input::Receive(c, Frame::Envelope(elsewhere).encode()));
     room.pass(1_000);
     let after = room.nodes[&b].status();

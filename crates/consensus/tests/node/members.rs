@@ -53,6 +53,59 @@ fn changes_that_come_at_once_and_meanwhile_travel_together() {
 }
 
 #[test]
+fn voters_reach_all_and_learners_those_who_vote() {
+    let (mut room, a) = Room::json();
+    let (b, c) = (room.join(a, 2), room.join(a, 3));
+    let peers = |room: &Room, of: Key| room.nodes[&of].peers().into_iter().collect::<Vec<_>>();
+    let sorted = |mut keys: Vec<Key>| {
+        keys.sort_unstable();
+        keys
+    };
+    // One votes, until the others have kept up for a while.
+    assert_eq!(peers(&room, a), sorted(vec![b, c]));
+    assert_eq!((peers(&room, b), peers(&room, c)), (vec![a], vec![a]));
+    room.pass(20_000);
+    for (member, others) in [(a, [b, c]), (b, [a, c]), (c, [a, b])] {
+        assert_eq!(peers(&room, member), sorted(others.to_vec()));
+    }
+    // A fourth one listens; it has heard of who votes before it has the state.
+    let fourth = room.ask(a, 4, "p4");
+    let welcome = room.welcomes.remove(&fourth).unwrap();
+    let config = room.config(4);
+    let node = Node::join(config, welcome, room.now).unwrap();
+    assert!(!node.status().ready);
+    let named: Vec<Key> = node.peers().into_iter().collect();
+    assert_eq!(named, sorted(vec![a, b, c]));
+    assert!(peers(&room, a).contains(&fourth) && room.nodes[&b].knows(&fourth));
+}
+
+#[test]
+fn a_learner_is_told_once_of_a_change_and_when_it_is_made() {
+    let (mut room, a) = Room::json();
+    let (b, c) = (room.join(a, 2), room.join(a, 3));
+    room.pass(20_000);
+    let d = room.join(a, 4);
+    assert_eq!(room.nodes[&a].status().conf.learners.len(), 1);
+    // The first one shows where its log is.
+    room.change(a, 1, merge(r#"{"w":1}"#));
+    room.propose(a, 2, Payload::Change(merge(r#"{"x":1}"#)));
+    let mut told = 0;
+    while let Some((from, to, bytes)) = room.queue.pop_front() {
+        told += usize::from(to == d);
+        room.give(to, Input::Receive(from, bytes));
+    }
+    assert_eq!((told, room.text(d).as_str()), (1, r#"{"w":1,"x":1}"#));
+    // What no majority takes is not kept from it for long.
+    room.cut = vec![b, c];
+    let before = room.nodes[&d].status().last.index;
+    room.change(a, 3, merge(r#"{"y":1}"#));
+    assert_eq!(room.nodes[&d].status().last.index, before);
+    room.pass(100);
+    assert_eq!(room.nodes[&d].status().last.index, before + 1);
+    assert_eq!(room.text(d), r#"{"w":1,"x":1}"#);
+}
+
+#[test]
 fn a_signature_that_was_good_once_is_good_for_nothing_else() {
     let (author, other) = (keys(1), keys(2));
     let good = author.sign(b"this");

@@ -241,6 +241,12 @@ impl Mesh {
         }
     }
 
+    /// Whether there is a connection to a member.
+    pub(super) fn has(&self, id: &EndpointId) -> bool {
+        let link = self.links.get(id.as_bytes());
+        link.is_some_and(|it| it.open.is_some())
+    }
+
     /// Whether a member was heard lately.
     pub(super) fn is_heard(&self, key: &Key) -> bool {
         let open = self.links.get(key).and_then(|it| it.open.as_ref());

@@ -225,11 +225,17 @@ impl World {
 
     // --- What drivers do ----------------------------------------------------------------------
 
-    /// Tells a member which connections stand. A connection over a blocked path ends after a while,
-    /// and a peer that cannot be dialled is called gone after some more.
+    /// Whether `peer` has a node that has to reach `other`.
+    fn wants(&self, peer: usize, other: usize) -> bool {
+        let node = self.peers.get(peer).and_then(|it| it.node.as_ref());
+        node.is_some_and(|it| it.peers().contains(&key_of(other)))
+    }
+
+    /// Tells a member which connections stand: those that one of the two wants. One over a blocked path
+    /// ends after a while, and a peer that cannot be dialled is called gone after some more.
     pub(super) fn watch_links(&mut self, peer: usize) -> Result<(), Violation> {
         for other in 0..self.peers.len() {
-            if other == peer {
+            if other == peer || !(self.wants(peer, other) || self.wants(other, peer)) {
                 continue;
             }
             let path =

@@ -5,7 +5,7 @@ use super::*;
 impl Actor {
     /// Has everyone else follow who is a member.
     pub(super) fn watch_members(&mut self) {
-        let (peers, banned, members, voters, door) = {
+        let (peers, known, banned, members, voters, door) = {
             let shared = lock(&self.shared);
             let Some(node) = &shared.node else { return };
             let status = node.status();
@@ -13,6 +13,8 @@ impl Actor {
             let banned = machine.banned.clone();
             // Who is to go still has to help with its going.
             let peers = node.peers();
+            let known = machine.members.values().map(|it| it.key);
+            let known: Vec<Key> = known.chain(peers.iter().copied()).collect();
             let voters = status.conf.ids().into_iter();
             let voters = voters.filter(|id| status.conf.is_voter(*id));
             let voters: SortedSet<Key> = voters.filter_map(|id| node.key(id)).collect();
@@ -23,9 +25,8 @@ impl Actor {
                     .filter_map(|it| Some((id_of(&it.key)?, it.participant.clone())))
                     .collect::<SortedMap<EndpointId, String>>()
             });
-            (peers, banned, members, voters, machine.door())
+            (peers, known, banned, members, voters, machine.door())
         };
-        let known = peers.iter().copied().collect();
         self.hub.change(self.number, |it| it.members = known);
         if let Some(mesh) = &mut self.mesh {
             mesh.want(peers, |key| banned.contains(key));
@@ -103,7 +104,7 @@ impl Actor {
     pub(super) fn is_banned(&self, key: &Key) -> bool {
         let shared = lock(&self.shared);
         let node = shared.node.as_ref();
-        node.is_some_and(|it| it.machine().banned.contains(key) && !it.peers().contains(key))
+        node.is_some_and(|it| it.machine().banned.contains(key) && !it.knows(key))
     }
 
     pub(super) fn report(&mut self, report: Report) {
@@ -134,6 +135,11 @@ impl Actor {
         let others = members.into_keys().filter(|it| *it != me);
         let mut others: Vec<EndpointId> = others.collect();
         others.shuffle(&mut rand::rng());
+        // One of them is known to be reached, and where.
+        let met = |it: &EndpointId| self.mesh.as_ref().is_some_and(|mesh| mesh.has(it));
+        if let Some(at) = others.iter().position(met) {
+            others.swap(0, at);
+        }
         others.truncate(INTRODUCTIONS);
         let ticket = RoomTicket::new(topic, others);
         let (live, options, guard) = (
