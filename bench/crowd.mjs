@@ -14,7 +14,7 @@ export const VOTERS = [1, 3, 5]
 /** Voters of the rooms that lose their doorman. A room for two has its own rules. */
 export const FAILOVER = [2, 3, 5]
 
-/** Learners beside the voters. Everyone has connections with everyone: 20 in tabs are more than two cores
+/** Learners beside the voters. Everyone has a session with everyone: 20 in tabs are more than two cores
  * carry, at rest. */
 export const LEARNERS = { native: 20, agreement: 10 }
 /** Those in tabs share them, each with a Worker of its own: a process compiles the core once. */

@@ -72,15 +72,17 @@ const WASM_FEATURES = [
 ].map((name) => `--enable-${name}`)
 
 /**
- * What is left to do after LLVM. Without inlining: with it the module is smaller as it is, but larger
- * after brotli, because inlined code repeats less (KiB brotli of one module: not optimised 1,148, -Oz
- * 1,203, -Os 1,161, this 1,074); rustc has inlined what is hot.
+ * What is left to do after LLVM. What counts is the size after brotli, which likes what repeats: inlined
+ * code and expressions that are computed once do so less, and functions of one name that were made for
+ * several types do so most when they stand together. Each crate has inlined what is hot.
  */
 const WASM_PASSES = [
   '-Os',
   '--one-caller-inline-max-function-size=1',
   '--always-inline-max-function-size=1',
   '--flexible-inline-max-function-size=1',
+  '--skip-pass=local-cse',
+  '--reorder-functions-by-name',
   '--strip-debug',
   '--strip-producers',
 ]
@@ -124,8 +126,11 @@ async function rustPrint(extra, keep) {
 async function wasm(profile, note) {
   await checkBindgen()
   const { cargo, raw, suffix, env } = MODULES[profile]
+  // Without optimisation over all crates, as in the dev profile, there is no last step.
+  const wrapper = at('tools/rustc.mjs')
+  const last = profile === 'dev' ? {} : { RUSTC_WORKSPACE_WRAPPER: wrapper }
   const print = await rustPrint(
-    `${profile} ${JSON.stringify(env)}`,
+    `${profile} ${JSON.stringify(env)} ${readFileSync(wrapper, 'utf8')}`,
     (path) => !/[\\/]crates[\\/](cli|fuzz|sim)[\\/]/.test(path),
   )
   if (isFresh(`wasm${suffix}`, print, [join(raw, 'core_bg.wasm')])) return false
@@ -142,7 +147,10 @@ async function wasm(profile, note) {
     '--profile',
     cargo,
   ]
-  await run('wasm-pack', [...args, '--out-dir', raw, '--out-name', 'core'], { onLine: note, env })
+  await run('wasm-pack', [...args, '--out-dir', raw, '--out-name', 'core'], {
+    onLine: note,
+    env: { ...env, ...last },
+  })
   setFresh(`wasm${suffix}`, print)
 }
 

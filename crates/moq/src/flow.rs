@@ -15,9 +15,8 @@ use std::{
 use moq_net::group;
 use n0_future::time::{self, Instant};
 
-/// Whole groups under way at which a writer should wait. moq-net puts all groups of a session in order
-/// anew for each that comes, so more of them make each one dearer.
-pub const MAX_UNDER_WAY_GROUPS: usize = 128;
+/// Whole groups under way at which a writer should wait.
+pub const MAX_UNDER_WAY_GROUPS: usize = 256;
 /// Bytes of whole groups under way at which a writer should wait.
 pub const MAX_UNDER_WAY_BYTES: u64 = 2 * 1024 * 1024;
 /// How long a writer waits for readers that take nothing at all; then what is under way counts no
