@@ -20,9 +20,6 @@ export const KIB = 1024
 export const SIZES = [KIB, 64 * KIB]
 /** Added to a lever's name where it is measured with a `Live` that was ready before. */
 export const READY = ', ready'
-/** Readers of one writer. Each is a Worker with a module of its own, in one tab on two cores. */
-export const READERS = [1, 10]
-
 /** How much is done. A quick run tells whether it works, a full one gives the figures. */
 const PLANS = {
   full: {
@@ -34,6 +31,8 @@ const PLANS = {
     boundary: 3,
     levers: 3,
     fanout: 2,
+    // Each is a Worker with a module of its own, in one tab.
+    readers: [1, 10, 50],
     growth: GROWTH,
     agreement: {
       kinds: ['native', 'agreement'],
@@ -55,6 +54,7 @@ const PLANS = {
     boundary: 1,
     levers: 1,
     fanout: 1,
+    readers: [1, 10],
     growth: { native: [2, 5], tabs: [2, 3] },
     agreement: {
       kinds: ['native', 'agreement'],
@@ -196,12 +196,13 @@ export class Bench {
     const found = new Samples()
     const server = this.sides.rooms
     for (let round = 0; round < this.plan.fanout; round++) {
-      for (const count of READERS) {
+      for (const count of this.plan.readers) {
         this.note(`${count} readers, round ${round + 1} of ${this.plan.fanout}`)
         await this.attempt(`${count} readers`, async (open) => {
           const [a, b] = [await open('fanout'), await open('fanout')]
           const addr = await ask(a, 'open', { server })
-          const setUps = await ask(b, 'connect', { server, addr, count })
+          const setUps = []
+          for (let n = 0; n < count; n++) setUps.push(await ask(b, 'connect', { server, addr }))
           for (const ms of setUps) found.add(count, 'session', ms)
           const stamped = a.evaluate(() => bench.stamp())
           const latencies = await ask(b, 'latencies', this.plan.blastMs)

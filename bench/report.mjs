@@ -1,7 +1,7 @@
 // What was measured, as tables: beside what the others reach, and beside what was aimed at. Where a
 // measure makes no sense or was not taken there is no figure.
 import { FAILOVER, VOTERS } from './crowd.mjs'
-import { READERS, READY, SIZES } from './measures.mjs'
+import { READY, SIZES } from './measures.mjs'
 
 const [SMALL, LARGE] = SIZES
 
@@ -195,7 +195,10 @@ export function report(found, { noWebRtc, failures }) {
   show(
     'One writer, many readers',
     found.fanout ? FANOUT : [],
-    READERS.map((count) => [count === 1 ? '1 reader' : `${count} readers`, count]),
+    Object.keys(found.fanout ?? {}).map((count) => [
+      count === '1' ? '1 reader' : `${count} readers`,
+      count,
+    ]),
     ([, measure, q], [, count]) => figure(at('fanout', count, measure, q)),
   )
   // A row that failed halfway has what came before.
