@@ -127,7 +127,7 @@ async function wasm(profile, note) {
   await checkBindgen()
   const { cargo, raw, suffix, env } = MODULES[profile]
   // Without optimisation over all crates, as in the dev profile, there is no last step.
-  const wrapper = at('tools/rustc.mjs')
+  const wrapper = at('tools/rustc.sh')
   const last = profile === 'dev' ? {} : { RUSTC_WORKSPACE_WRAPPER: wrapper }
   const print = await rustPrint(
     `${profile} ${JSON.stringify(env)} ${readFileSync(wrapper, 'utf8')}`,
