@@ -74,7 +74,7 @@ const WASM_FEATURES = [
 /**
  * What is left to do after LLVM. What counts is the size after brotli, which likes what repeats: inlined
  * code and expressions that are computed once do so less, and functions of one name that were made for
- * several types do so most when they stand together. Each crate has inlined what is hot.
+ * several types do so most when they stand together. rustc has inlined what is hot.
  */
 const WASM_PASSES = [
   '-Os',
@@ -126,11 +126,8 @@ async function rustPrint(extra, keep) {
 async function wasm(profile, note) {
   await checkBindgen()
   const { cargo, raw, suffix, env } = MODULES[profile]
-  // Without optimisation over all crates, as in the dev profile, there is no last step.
-  const wrapper = at('tools/rustc.sh')
-  const last = profile === 'dev' ? {} : { RUSTC_WORKSPACE_WRAPPER: wrapper }
   const print = await rustPrint(
-    `${profile} ${JSON.stringify(env)} ${readFileSync(wrapper, 'utf8')}`,
+    `${profile} ${JSON.stringify(env)}`,
     (path) => !/[\\/]crates[\\/](cli|fuzz|sim)[\\/]/.test(path),
   )
   if (isFresh(`wasm${suffix}`, print, [join(raw, 'core_bg.wasm')])) return false
@@ -147,10 +144,7 @@ async function wasm(profile, note) {
     '--profile',
     cargo,
   ]
-  await run('wasm-pack', [...args, '--out-dir', raw, '--out-name', 'core'], {
-    onLine: note,
-    env: { ...env, ...last },
-  })
+  await run('wasm-pack', [...args, '--out-dir', raw, '--out-name', 'core'], { onLine: note, env })
   setFresh(`wasm${suffix}`, print)
 }
 
